@@ -1,0 +1,217 @@
+"""nccid-fetch from Python: the command line's options as keyword arguments, typed values as results.
+
+Each function has an `_async` twin. The plain ones work in a notebook too, whose event loop is already running.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Coroutine, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypedDict, TypeVar, Unpack
+
+from . import operations
+from .errors import UsageError
+from .events import Event, PagePlanned, Report
+from .model import Decision, RemoteObject
+from .settings import Existing, Settings, Source, Transport, Verify
+from .summary import Summary, Tally
+
+T = TypeVar("T")
+
+
+class SourceOptions(TypedDict, total=False):
+    """Where from; see `Source`."""
+
+    bucket: str
+    group: str
+    profile: str | None
+    region: str | None
+    endpoint_url: str | None
+    no_sign_request: bool
+    allow_http: bool
+
+
+class PlanOptions(SourceOptions, total=False):
+    """What and where to; see `Settings`."""
+
+    include: Iterable[str]
+    exclude: Iterable[str]
+    existing: Existing | str
+    strict: bool
+
+
+class FetchOptions(PlanOptions, total=False):
+    """How to fetch; see `Settings`. `stall` is in seconds."""
+
+    concurrency: int
+    verify: Verify | str
+    transport: Transport | str
+    attempts: int
+    stall: float
+    require_verified: bool
+    group_readable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What `fetch` would do now.
+
+    Attributes:
+        decisions: One per object, in key order within each part. They are all in memory: for a whole group of the
+            warehouse rather have the command line write them to a file.
+        summary: The numbers.
+    """
+
+    decisions: list[Decision]
+    summary: Summary
+
+
+async def fetch_async(
+    *parts: str,
+    dest: str | Path,
+    plan: str | Path | None = None,
+    report: Report | None = None,
+    **options: Unpack[FetchOptions],
+) -> Summary:
+    """Bring a destination in line with the bucket; see `fetch`."""
+    source, settings = _source(options), _settings(options, dest, parts)
+    command = "get" if parts or plan else "all"
+    tally = Tally()
+    started = datetime.now(UTC)
+    plan_file = Path(plan) if plan is not None else None
+    await operations.fetch(source, settings, _both(tally, report), command=command, plan_file=plan_file)
+    return _summary(command, source, settings, tally, started)
+
+
+def fetch(
+    *parts: str,
+    dest: str | Path,
+    plan: str | Path | None = None,
+    report: Report | None = None,
+    **options: Unpack[FetchOptions],
+) -> Summary:
+    """Bring a destination in line with the bucket.
+
+    Args:
+        *parts: The parts to fetch; none for all that the credentials allow.
+        dest: The destination folder.
+        plan: Carry out this plan, a file that `nccid-fetch plan --output` wrote, instead of listing.
+        report: Called with every event, on the event loop; it must not block.
+        **options: The command line's options, `-` written as `_`.
+
+    Returns:
+        The summary. Its `exit_code` is 0 if everything is in place; failed objects do not raise.
+
+    Raises:
+        RunError: The run could not begin or go on: UsageError, AccessError, EndpointError, DestinationError.
+    """
+    return _in_a_loop(fetch_async(*parts, dest=dest, plan=plan, report=report, **options))
+
+
+async def plan_async(
+    *parts: str, dest: str | Path, report: Report | None = None, **options: Unpack[PlanOptions]
+) -> Plan:
+    """List and decide, and write nothing; see `plan`."""
+    source, settings = _source(options), _settings(options, dest, parts)
+    tally = Tally()
+    decisions: list[Decision] = []
+
+    def collect(event: Event) -> None:
+        if isinstance(event, PagePlanned):
+            decisions.extend(event.decisions)
+        _both(tally, report)(event)
+
+    started = datetime.now(UTC)
+    await operations.plan(source, settings, collect)
+    return Plan(decisions, _summary("plan", source, settings, tally, started, planned=True))
+
+
+def plan(*parts: str, dest: str | Path, report: Report | None = None, **options: Unpack[PlanOptions]) -> Plan:
+    """List and decide, and write nothing. Arguments and errors are those of `fetch`."""
+    return _in_a_loop(plan_async(*parts, dest=dest, report=report, **options))
+
+
+class Warehouse:
+    """The bucket, for looking at.
+
+    Example:
+        ```python
+        async for remote in Warehouse(profile="nccid").objects("data"):
+            print(remote.key, remote.size)
+        ```
+
+    Args:
+        **options: Where the warehouse is; see `Source`.
+    """
+
+    def __init__(self, **options: Unpack[SourceOptions]) -> None:
+        self.source = _source(options)
+
+    async def objects(self, prefix: str) -> AsyncGenerator[RemoteObject, None]:
+        """Yield every object under a prefix of the group, in key order.
+
+        Args:
+            prefix: A part, or more: `data`, `ct/Covid0000`. It is taken to end in a slash.
+
+        Raises:
+            ListingDeniedError: The credentials may not list it.
+            RunError: The credentials or the endpoint are at fault.
+        """
+        async with operations.open_listing(self.source) as listing:
+            async for page in listing.pages(f"{self.source.group}/{prefix.strip('/')}/"):
+                for remote in page.objects:
+                    yield remote
+
+
+_SOURCE_FIELDS = {field.name for field in fields(Source)}
+
+
+def _source(options: SourceOptions) -> Source:
+    return Source(**{name: value for name, value in options.items() if name in _SOURCE_FIELDS})  # type: ignore[arg-type]
+
+
+def _settings(options: PlanOptions | FetchOptions, dest: str | Path, parts: tuple[str, ...]) -> Settings:
+    chosen: dict[str, Any] = {name: value for name, value in options.items() if name not in _SOURCE_FIELDS}
+    if "stall" in chosen:
+        chosen["stall_seconds"] = chosen.pop("stall")
+    for name, kind in (("existing", Existing), ("verify", Verify), ("transport", Transport)):
+        if name in chosen:
+            try:
+                chosen[name] = kind(chosen[name])
+            except ValueError:
+                raise UsageError(f"{name}={chosen[name]!r} is unknown", hint=f"one of: {', '.join(kind)}") from None
+    for name in ("include", "exclude"):
+        chosen[name] = tuple(chosen.get(name, ()))
+    return Settings(dest=Path(dest), parts=parts, **chosen)
+
+
+def _summary(
+    command: str, source: Source, settings: Settings, tally: Tally, started: datetime, *, planned: bool = False
+) -> Summary:
+    return Summary(
+        command, source, settings, tally, started, datetime.now(UTC), tally.exit_code(settings), planned=planned
+    )
+
+
+def _both(tally: Tally, report: Report | None) -> Report:
+    if report is None:
+        return tally
+    heard = report
+
+    def listen(event: Event) -> None:
+        tally(event)
+        heard(event)
+
+    return listen
+
+
+def _in_a_loop(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end, also where a loop is running already, as in a notebook."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    with ThreadPoolExecutor(1, thread_name_prefix="nccid-fetch") as thread:
+        return thread.submit(asyncio.run, work).result()

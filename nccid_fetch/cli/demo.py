@@ -1,0 +1,78 @@
+"""`demo`: the main job on a synthetic warehouse, on an S3 server in this process."""
+
+import os
+import signal
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import typer
+
+from nccid_fetch.demo import require_extra
+from nccid_fetch.warehouse import BUCKET
+
+from . import options
+from .fetching import fetch
+from .output import Format, note
+
+_CONCURRENCY = 64
+
+
+def serve() -> None:
+    """Keep a server with the synthetic warehouse up until a signal comes."""
+    require_extra()
+    from nccid_fetch.demo.server import DemoServer  # noqa: PLC0415 - an extra.
+    from nccid_fetch.demo.synthetic import warehouse  # noqa: PLC0415
+
+    with DemoServer() as server:
+        count = server.load(warehouse())
+        for name, value in server.environment.items():
+            print(f"export {name}={value}")
+        sys.stdout.flush()
+        note(f"{count} objects in {BUCKET}; with these variables set, any S3 client finds them. Ctrl-C ends it.")
+        signal.sigwait({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+
+
+def demonstrate(values: options.Values) -> None:
+    """Fetch everything twice."""
+    require_extra()
+    from nccid_fetch.demo.server import DemoServer  # noqa: PLC0415 - an extra.
+    from nccid_fetch.demo.synthetic import warehouse  # noqa: PLC0415
+
+    with ExitStack() as stack:
+        server = stack.enter_context(DemoServer())
+        dest = values["dest"] or Path(stack.enter_context(TemporaryDirectory(prefix="nccid-demo-")))
+        count = server.load(warehouse())
+        # The server is the one to ask, whatever this shell is set up for.
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            del os.environ[name]
+        os.environ.update(server.environment)
+        fetching = _defaults() | {name: values[name] for name in options.OUTPUT} | {"dest": dest}
+        human = Format(values["format_"]) in {Format.AUTO, Format.HUMAN}
+        if human:
+            print(f"A synthetic warehouse of {count} objects is at {server.endpoint_url}.")
+            print(f"$ nccid-fetch all --concurrency {_CONCURRENCY} --dest {dest}\n", flush=True)
+            _fetched(fetching)
+            print("\nThe same command once more: nothing is fetched twice.\n", flush=True)
+        _fetched(fetching)
+
+
+def _defaults() -> options.Values:
+    return {name: default for name, (_, default) in (options.FETCH | options.SOURCE).items()} | {
+        "concurrency": _CONCURRENCY,
+        "stall": 30.0,
+    }
+
+
+def _fetched(values: options.Values) -> None:
+    """Run `all` and go on if all is well.
+
+    Raises:
+        typer.Exit: It is not.
+    """
+    try:
+        fetch("all", values)
+    except typer.Exit as end:
+        if end.exit_code:
+            raise

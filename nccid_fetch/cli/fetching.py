@@ -1,0 +1,125 @@
+"""`all`, `get` and `plan`: run, listen, sum up."""
+
+from collections.abc import Callable, Coroutine
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+import typer
+
+from nccid_fetch import operations
+from nccid_fetch.errors import UsageError
+from nccid_fetch.events import Committed, Event, Failed, PagePlanned, Report, Retrying
+from nccid_fetch.planfile import write_decision, write_header
+from nccid_fetch.settings import Settings, Source
+from nccid_fetch.summary import Summary, Tally
+
+from . import options
+from .display import shown
+from .output import Format, note, note_parts, print_json, print_summary
+from .runner import run
+
+Work = Callable[[Report], Coroutine[Any, Any, None]]
+
+
+def fetch(command: str, values: options.Values) -> None:
+    """Carry out `all` or `get`, or what they would do with `--dry-run`.
+
+    Raises:
+        typer.Exit: With the exit code, where no error is raised.
+        RunError: The run could not begin or go on.
+    """
+    plan_file: Path | None = values.get("plan")
+    source, settings = options.source_of(values), options.settings_of(values, values.get("parts") or ())
+    if values["dry_run"]:
+        if plan_file is not None:
+            raise UsageError("--dry-run and --plan do not go together", hint="the plan is what it says")
+        plan(command, values)
+        return
+
+    async def work(report: Report) -> None:
+        await operations.fetch(source, settings, report, command=command, plan_file=plan_file)
+
+    _run(command, values, source, settings, work, planned=False)
+
+
+def plan(command: str, values: options.Values) -> None:
+    """Carry out `plan`. Raises as `fetch` does."""
+    source, settings = options.source_of(values), options.settings_of(values, values.get("parts") or ())
+    output: Path | None = values.get("output")
+    with ExitStack() as stack:
+        out = stack.enter_context(_writing(output)) if output is not None else None
+        if out is not None:
+            write_header(out, source)
+
+        async def work(report: Report) -> None:
+            await operations.plan(source, settings, _also_written(report, out))
+
+        _run(command, values, source, settings, work, planned=True)
+
+
+def _writing(path: Path) -> TextIO:
+    try:
+        return path.open("w", encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"--output {path} cannot be written: {error.strerror}", hint="name another file") from error
+
+
+def _also_written(report: Report, out: TextIO | None) -> Report:
+    def listen(event: Event) -> None:
+        if out is not None and isinstance(event, PagePlanned):
+            for decision in event.decisions:
+                write_decision(out, decision)
+        report(event)
+
+    return listen
+
+
+def _run(
+    command: str, values: options.Values, source: Source, settings: Settings, work: Work, *, planned: bool
+) -> None:
+    tally = Tally()
+    spoken = Format(values["format_"])
+    quiet = spoken in {Format.QUIET, Format.JSON}
+    report = _also_told(tally) if values["verbose"] else tally
+    started = datetime.now(UTC)
+    error: Exception | None = None
+
+    async def shown_work() -> None:
+        async with shown(tally, quiet=quiet):
+            await work(report)
+
+    try:
+        run(shown_work())
+    except UsageError:
+        raise
+    except Exception as caught:  # noqa: BLE001 - whatever it is, the summary comes first.
+        error = caught
+    code = tally.exit_code(settings) if error is None else getattr(error, "exit_code", 1)
+    summary = Summary(command, source, settings, tally, started, datetime.now(UTC), code, planned)
+    if spoken is Format.JSON:
+        print_json(summary.as_dict())
+    elif spoken is not Format.QUIET and tally.listed.objects:
+        print_summary(summary)
+    if spoken is not Format.QUIET or code not in {0, 1}:
+        note_parts(summary)
+    if error is not None:
+        raise error
+    raise typer.Exit(code)
+
+
+def _also_told(report: Report) -> Report:
+    """Name every retry and every failure on stderr as it happens."""
+
+    def listen(event: Event) -> None:
+        match event:
+            case Retrying(remote, attempt, message, pause):
+                note(f"retry: {remote.key}: attempt {attempt}: {message}; next in {pause:.1f}s")
+            case Committed(outcomes):
+                for outcome in outcomes:
+                    if isinstance(outcome, Failed):
+                        note(f"{outcome.reason}: {outcome.remote.key}: {outcome.message}")
+        report(event)
+
+    return listen

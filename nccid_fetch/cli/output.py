@@ -1,0 +1,140 @@
+"""What people and scripts read: summaries, tables, errors. stdout carries data, stderr all else."""
+
+import json
+import sys
+from enum import StrEnum
+from typing import Any, TextIO
+
+from nccid_fetch.errors import RunError
+from nccid_fetch.keys import printable
+from nccid_fetch.model import PartState, VerifiedBy
+from nccid_fetch.summary import Count, Summary
+
+_UNITS = ("B", "KB", "MB", "GB", "TB", "PB")
+_FAILURES_SHOWN = 10
+
+
+class Format(StrEnum):
+    """How to speak."""
+
+    AUTO = "auto"
+    HUMAN = "human"
+    JSON = "json"
+    QUIET = "quiet"
+
+
+def size_text(size: float) -> str:
+    """Return a size in powers of 1000.
+
+    >>> size_text(1234567)
+    '1.2 MB'
+    """
+    unit = 0
+    while size >= 999.5 and unit < len(_UNITS) - 1:
+        size, unit = size / 1000, unit + 1
+    return f"{size:.0f} {_UNITS[unit]}" if unit == 0 or size >= 99.95 else f"{size:.1f} {_UNITS[unit]}"
+
+
+def time_text(seconds: float) -> str:
+    """Return a duration in the two units that matter.
+
+    >>> time_text(3725)
+    '1h 02m'
+    """
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m {whole % 60:02}s"
+    return f"{whole // 3600}h {whole // 60 % 60:02}m"
+
+
+def objects_text(number: int) -> str:
+    """Return a number of objects."""
+    return f"{number:,} object{'' if number == 1 else 's'}"
+
+
+def note(text: str) -> None:
+    """Write a line to stderr."""
+    print(printable(text), file=sys.stderr, flush=True)
+
+
+def print_error(error: RunError) -> None:
+    """Write what went wrong and the next step to stderr."""
+    note(f"error: {error}")
+    if error.hint:
+        note(f"hint: {error.hint}")
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """Write one JSON object to stdout."""
+    print(json.dumps(value, indent=2), flush=True)
+
+
+def print_table(rows: list[tuple[str, ...]], out: TextIO | None = None) -> None:
+    """Write rows of text in columns; the first row is the heading, all columns but the first are numbers."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        print("  ".join(cells).rstrip(), file=out or sys.stdout)
+
+
+def print_summary(summary: Summary) -> None:
+    """Write the end of a run so that it can be pasted into an e-mail."""
+    tally = summary.tally
+    source = f"{summary.source.bucket}/{summary.source.group}"
+    verb = "Planned" if summary.planned else "Fetched"
+    print(f"{verb} {source} -> {summary.settings.dest} in {time_text(summary.duration_seconds)}")
+    print()
+    rows: list[tuple[str, ...]] = [("part", "objects", "bytes", "state")]
+    rows += [
+        (name, f"{part.listed.objects:,}", size_text(part.listed.bytes), str(part.state or PartState.STOPPED))
+        for name, part in tally.parts.items()
+    ]
+    rows.append(("all", f"{tally.listed.objects:,}", size_text(tally.listed.bytes), ""))
+    print_table(rows)
+    print()
+    if summary.planned:
+        for action, count in tally.planned.items():
+            _line(f"to {action}", count)
+        return
+    _line("fetched", tally.fetched)
+    if tally.adopted.objects:
+        _line("adopted", tally.adopted, "found in place and proved, not downloaded")
+    _line("skipped", tally.skipped, "recorded and unchanged")
+    proofs = [f"{tally.verified[proof]:,} by {_PROOFS[proof]}" for proof in VerifiedBy if tally.verified[proof]]
+    if proofs:
+        print(f"{'verified':<10}{', '.join(proofs)}")
+    if tally.refused or tally.failed:
+        print(f"{'failed':<10}{objects_text(tally.failed)}, and {tally.refused:,} refused")
+        for failed in tally.failures[:_FAILURES_SHOWN]:
+            print(f"  {failed.reason}: {printable(failed.remote.key)}: {printable(failed.message)}")
+        more = tally.failed + tally.refused - _FAILURES_SHOWN
+        if more > 0:
+            print(f"  and {more:,} more; the table `failure` of the journal names them all")
+        print("Run the same command again to try them once more.")
+
+
+_PROOFS = {
+    VerifiedBy.MD5: "MD5",
+    VerifiedBy.MULTIPART_MD5: "multipart MD5",
+    VerifiedBy.CHECKSUM: "checksum",
+    VerifiedBy.SIZE: "size alone",
+}
+
+
+def _line(label: str, count: Count, remark: str = "") -> None:
+    text = f"{label:<10}{objects_text(count.objects)}, {size_text(count.bytes)}"
+    print(f"{text} ({remark})" if remark else text)
+
+
+def note_parts(summary: Summary) -> None:
+    """Say on stderr which parts did not come, and why."""
+    for name, part in summary.tally.parts.items():
+        match part.state:
+            case PartState.DENIED:
+                note(f"note: {name} is denied: {part.message or 'the credentials may not list it'}")
+            case PartState.ABSENT | PartState.EMPTY:
+                note(f"note: {name} is {part.state}: there are no objects in it")
+            case PartState.FAILED:
+                note(f"error: the listing of {name} broke off: {part.message}; run the same command again")

@@ -1,0 +1,129 @@
+"""Ends of objects, in batches: names, durability and the journal cost once per batch, not once per object."""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from .destination import Destination, Placement, destination_error
+from .disk import Disk
+from .errors import ObjectError
+from .events import Adopted, Committed, Failed, Fetched, Outcome, Report
+from .journal import Journal
+from .keys import path_of
+from .model import Fetch, Record
+from .staging import StagedFile
+
+BATCH_OBJECTS = 1000
+BATCH_BYTES = 1 << 30
+BATCH_SECONDS = 2.0
+BACKLOG_OBJECTS = 2 * BATCH_OBJECTS
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What became of an object, and the staged file that is to get its name, if there is one."""
+
+    outcome: Outcome
+    fetch: Fetch | None = None
+    staged: StagedFile | None = None
+
+
+class Committer:
+    """Puts batches in place and records them. `run` works until `close`; workers `put`.
+
+    Args:
+        group: The group that keys begin with.
+        destination: Where files go.
+        journal: Where they are recorded.
+        disk: Where blocking work is done.
+        journal_thread: The one thread that uses the journal.
+        report: Who wants to know.
+    """
+
+    def __init__(
+        self,
+        *,
+        group: str,
+        destination: Destination,
+        journal: Journal,
+        disk: Disk,
+        journal_thread: Disk,
+        report: Report,
+    ) -> None:
+        self._group = group
+        self._destination = destination
+        self._journal = journal
+        self._disk = disk
+        self._journal_thread = journal_thread
+        self._report = report
+        self._pending: list[Ending] = []
+        self._pending_bytes = 0
+        self._some = asyncio.Event()
+        self._enough = asyncio.Event()
+        self._room = asyncio.Event()
+        self._closing = False
+
+    async def put(self, ending: Ending) -> None:
+        """Hand over an object that reached its end. Waits while the disk is far behind."""
+        while len(self._pending) >= BACKLOG_OBJECTS and not self._closing:
+            self._room.clear()
+            await self._room.wait()
+        self._pending.append(ending)
+        self._pending_bytes += ending.staged.size if ending.staged else 0
+        self._some.set()
+        if len(self._pending) >= BATCH_OBJECTS or self._pending_bytes >= BATCH_BYTES:
+            self._enough.set()
+
+    def close(self) -> None:
+        """Ask `run` to put the rest in place and end."""
+        self._closing = True
+        self._some.set()
+        self._enough.set()
+        self._room.set()
+
+    async def run(self) -> None:
+        """Commit batches until closed and empty.
+
+        Raises:
+            DestinationError: The file system failed.
+        """
+        while True:
+            await self._some.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(BATCH_SECONDS):
+                    await self._enough.wait()
+            batch, self._pending, self._pending_bytes = self._pending, [], 0
+            self._room.set()
+            if not self._closing:
+                self._some.clear()
+                self._enough.clear()
+            if batch:
+                try:
+                    await self._commit(batch)
+                except OSError as error:
+                    raise destination_error(error, self._destination.dest) from error
+            elif self._closing:
+                return
+
+    async def _commit(self, batch: Sequence[Ending]) -> None:
+        placements = [
+            Placement(path_of(ending.outcome.remote.key, self._group), ending.staged, ending.fetch.replaces)
+            for ending in batch
+            if ending.staged is not None and ending.fetch is not None
+        ]
+        refusals = iter(await self._disk.run(lambda: self._destination.publish(placements)))
+        outcomes = [ending.outcome if ending.staged is None else _final(ending, next(refusals)) for ending in batch]
+        placed = [(outcome.remote.key, _record(outcome)) for outcome in outcomes if not isinstance(outcome, Failed)]
+        failed = [(o.remote.key, o.reason, o.message) for o in outcomes if isinstance(o, Failed)]
+        await self._journal_thread.run(lambda: self._journal.commit(placed, failed))
+        self._report(Committed(outcomes))
+
+
+def _final(ending: Ending, refusal: ObjectError | None) -> Outcome:
+    return ending.outcome if refusal is None else Failed(ending.outcome.remote, refusal.reason, str(refusal))
+
+
+def _record(outcome: Fetched | Adopted) -> Record:
+    remote = outcome.remote
+    return Record(remote.size, remote.etag, remote.modified_ns, outcome.verified_by)

@@ -1,0 +1,95 @@
+"""What one object needs, decided from three values before any request: listing, journal, disk.
+
+======== ======================== ============ =====================================================
+record   local file               ETag         decision
+======== ======================== ============ =====================================================
+none     absent                   any          Fetch(missing)
+none     a file, other size       any          Fetch(size_differs), the file set aside first
+none     a file, same size        any          Check(unrecorded): hash it; equal: adopt, else fetch
+yes      absent                   any          Fetch(vanished)
+yes      as recorded              differs      Fetch(etag_changed), replaced without more ado
+yes      as recorded              equal        Skip(unchanged); mtime follows a newer LastModified
+yes      not as recorded, other   any          Fetch(size_differs), the file set aside first
+         size than the object
+yes      not as recorded, same    any          Check(locally_changed)
+         size as the object
+any      a folder, a link, or     any          Refuse(conflict)
+         anything but a file
+any      behind a link or a file  any          Refuse(conflict)
+any      in a folder that may     any          Refuse(local_error)
+         not be entered
+======== ======================== ============ =====================================================
+
+With `--existing keep`, where the table sets a file aside it is left as it is: Refuse(conflict). With
+`--existing replace` nothing is set aside. Keys without a safe path never get here: Refuse(unsafe_key).
+"""
+
+from .errors import Reason
+from .model import Check, Decision, Fetch, LocalFile, LocalKind, Record, Refuse, RemoteObject, Skip, Why
+from .settings import Existing
+
+KEPT = "a file that differs from it has its name, and is kept"
+IN_THE_WAY = {
+    LocalKind.FOLDER: "a folder has its name",
+    LocalKind.LINK: "a symbolic link has its name",
+    LocalKind.OTHER: "something that is not a file has its name",
+    LocalKind.BLOCKED: "a symbolic link or a file is where one of its folders belongs",
+}
+
+
+def decide(
+    remote: RemoteObject, record: Record | None, local: LocalFile | None, existing: Existing = Existing.CHECK
+) -> Decision:
+    """Decide what one object needs; every row of the module's table is a test case.
+
+    Args:
+        remote: The object as the listing describes it.
+        record: What the journal remembers of its key, if anything.
+        local: What the disk shows at its path, if anything.
+        existing: What to do with files that no record vouches for.
+    """
+    if local is None:
+        return Fetch(remote, Why.MISSING if record is None else Why.VANISHED)
+    if local.kind is LocalKind.CLOSED:
+        return Refuse(remote, Reason.LOCAL_ERROR, "one of its folders may not be entered")
+    if local.kind is not LocalKind.FILE:
+        return Refuse(remote, Reason.CONFLICT, IN_THE_WAY[local.kind])
+    if record is not None and (local.size, local.modified_ns) == (record.size, record.modified_ns):
+        if (record.etag, record.size) != (remote.etag, remote.size):
+            return Fetch(remote, Why.ETAG_CHANGED, replaces=local)
+        return Skip(remote, retime=record if remote.modified_ns > record.modified_ns else None)
+    if local.size == remote.size:
+        return Check(remote, Why.UNRECORDED if record is None else Why.LOCALLY_CHANGED, local)
+    return displace(remote, Why.SIZE_DIFFERS, existing)
+
+
+def displace(remote: RemoteObject, why: Why, existing: Existing) -> Fetch | Refuse:
+    """Decide about a file that differs from the object and that no record vouches for."""
+    if existing is Existing.KEEP:
+        return Refuse(remote, Reason.CONFLICT, KEPT)
+    return Fetch(remote, why)
+
+
+class Nesting:
+    """Notices an object `a` beside objects `a/b`: on a disk the name can be a file or a folder, not both.
+
+    Keys come in byte order, so all that begin with `a` follow `a` without a gap, and the keys that the present
+    one begins with are few: memory is bounded by the length of a key.
+    """
+
+    def __init__(self) -> None:
+        self._beginnings: list[str] = []
+
+    def parent_of(self, key: str) -> str | None:
+        """Return the earlier key that would have to be a folder for this one, if there is one."""
+        self._trim(key)
+        return next((begin for begin in self._beginnings if key.startswith(begin + "/")), None)
+
+    def add(self, key: str) -> None:
+        """Remember a key that gets a file."""
+        self._trim(key)
+        self._beginnings.append(key)
+
+    def _trim(self, key: str) -> None:
+        while self._beginnings and not key.startswith(self._beginnings[-1]):
+            self._beginnings.pop()

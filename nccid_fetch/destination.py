@@ -1,0 +1,312 @@
+"""The destination: the tree of files, and the state folder inside it.
+
+Rules
+    Nothing gets its final name before it is verified, and only by a rename.
+    Every step below the destination is taken by descriptor, never through a link (see `walk`).
+    A file that no record vouches for is set aside before its name is taken, never overwritten.
+    Order: data durable, rename, names durable. The journal is told last, by the caller.
+
+Every function here blocks, and is called in a thread.
+"""
+
+import errno
+import os
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from .decisions import IN_THE_WAY, KEPT
+from .digests import md5_of
+from .durability import Flusher
+from .errors import DestinationError, ObjectError, Reason, UsageError
+from .keys import STATE_FOLDER
+from .model import LocalFile, LocalKind
+from .settings import Existing, Settings
+from .staging import StagedFile, Staging, chunks_of
+from .walk import BlockedError, Walk, look_at
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_CROWDED = {errno.EMFILE, errno.ENFILE}
+_OF_ONE_NAME = {errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.EISDIR}
+_READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+def destination_error(error: OSError, dest: Path) -> DestinationError:
+    """Return the error that ends a run, for a file system that does not take what is written."""
+    if error.errno in _FULL:
+        space = os.statvfs(dest)
+        return DestinationError(
+            f"{dest} is full: {space.f_bavail * space.f_frsize / 1e9:.1f} GB and {space.f_favail:,} files are left",
+            hint="make room and run the same command again; what was verified stays",
+        )
+    if error.errno in _CROWDED:
+        return DestinationError(
+            "too many files are open", hint="raise the limit (ulimit -n) or lower --concurrency, and run it again"
+        )
+    return DestinationError(
+        f"{dest} cannot be written: {error.strerror or error}",
+        hint="check the disk and the permissions, then run the same command again; what was verified stays",
+    )
+
+
+def check_dest(dest: Path) -> None:
+    """Refuse a destination that cannot be one, before anything is written.
+
+    Raises:
+        UsageError: It is a file, or the root of the file system.
+        DestinationError: It, or the folder it would be made in, may not be written.
+    """
+    if dest.exists() and not dest.is_dir():
+        raise UsageError(f"--dest {dest} is not a folder", hint="name a folder; it is made if it is missing")
+    if dest.resolve() == Path(dest.anchor or "/").resolve() or dest.resolve() == Path("/"):
+        raise UsageError("--dest / is the whole file system", hint="name a folder of its own for the data")
+    present = dest.absolute()
+    while not present.exists():
+        present = present.parent
+    if not present.is_dir():
+        raise UsageError(f"--dest {dest}: {present} is not a folder", hint="name a folder; it is made if it is missing")
+    if not os.access(present, os.W_OK | os.X_OK) or os.statvfs(present).f_flag & os.ST_RDONLY:
+        raise DestinationError(f"{present} may not be written", hint="choose another --dest, or change its permissions")
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """A verified file that is to get its name.
+
+    Attributes:
+        path: Segments below the destination.
+        staged: The file.
+        replaces: What may be overwritten at the path without more ado.
+    """
+
+    path: tuple[str, ...]
+    staged: StagedFile
+    replaces: LocalFile | None
+
+
+class Tree:
+    """The tree of files, for looking at.
+
+    Args:
+        root_fd: A descriptor of the destination.
+    """
+
+    def __init__(self, root_fd: int) -> None:
+        self._root_fd = root_fd
+
+    def look(self, paths: Sequence[tuple[str, ...]]) -> list[LocalFile | None]:
+        """Return what stands at each path. Fastest when they are sorted."""
+        found: list[LocalFile | None] = []
+        missing: tuple[str, ...] | None = None
+        with Walk(self._root_fd) as walk:
+            for path in paths:
+                folder = path[:-1]
+                if folder == missing:
+                    found.append(None)
+                    continue
+                try:
+                    found.append(look_at(walk.enter(folder), path[-1]))
+                except FileNotFoundError:
+                    missing = folder
+                    found.append(None)
+                except BlockedError:
+                    found.append(LocalFile(LocalKind.BLOCKED))
+                except PermissionError:
+                    found.append(LocalFile(LocalKind.CLOSED))
+        return found
+
+
+class Destination(Tree):
+    """An open destination.
+
+    Attributes:
+        dest: Its path, for messages.
+        staging: Where files wait for their names.
+        folds: Whether its file system takes different keys for the same name.
+    """
+
+    def __init__(self, dest: Path, settings: Settings, root_fd: int, state_fd: int, staging_fd: int) -> None:
+        super().__init__(root_fd)
+        self.dest = dest
+        self.staging = Staging(staging_fd, settings.file_mode)
+        self.folds = _folds_names(staging_fd)
+        self._settings = settings
+        self._state_fd = state_fd
+        self._flusher = Flusher(root_fd)
+        self._set_aside_folder = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+
+    def retime(self, paths: Iterable[tuple[tuple[str, ...], int]]) -> None:
+        """Give files a newer mtime: path, nanoseconds."""
+        with Walk(self._root_fd) as walk:
+            for path, modified_ns in paths:
+                try:
+                    os.utime(
+                        path[-1], ns=(modified_ns, modified_ns), dir_fd=walk.enter(path[:-1]), follow_symlinks=False
+                    )
+                except (FileNotFoundError, BlockedError):
+                    continue  # It went away since it was looked at; the next run fetches it.
+
+    def open_file(self, path: tuple[str, ...]) -> int:
+        """Open a file of the tree for reading; the caller closes the descriptor.
+
+        Raises:
+            ObjectError: It cannot be opened, or is not a file any more.
+        """
+        try:
+            with Walk(self._root_fd) as walk:
+                return os.open(path[-1], _READ_FLAGS, dir_fd=walk.enter(path[:-1]))
+        except (OSError, BlockedError) as error:
+            raise ObjectError(Reason.LOCAL_ERROR, f"its file cannot be read ({type(error).__name__})") from error
+
+    def adopt(self, descriptor: int, modified_ns: int) -> None:
+        """Give a proved file the mode and the mtime of a fetched one.
+
+        Raises:
+            ObjectError: It belongs to somebody else.
+        """
+        try:
+            os.fchmod(descriptor, self._settings.file_mode)
+            os.utime(descriptor, ns=(modified_ns, modified_ns))
+        except PermissionError as error:
+            raise ObjectError(Reason.LOCAL_ERROR, "its file is right but belongs to another user") from error
+
+    def publish(self, batch: Sequence[Placement]) -> list[ObjectError | None]:
+        """Give a batch of verified files their names, durably.
+
+        Returns:
+            For each file None, or why it could not get its name. Its staged file is then gone.
+
+        Raises:
+            OSError: The file system failed; nothing of the batch may be recorded.
+        """
+        self._flush_staged(batch)
+        results: list[ObjectError | None] = [None] * len(batch)
+        on_leave = None if self._flusher.is_whole else (lambda descriptor: self._flusher.flush([descriptor]))
+        with Walk(self._root_fd, create_mode=self._settings.folder_mode, on_leave=on_leave) as walk:
+            for index in sorted(range(len(batch)), key=lambda index: batch[index].path):
+                try:
+                    self._place(walk, batch[index])
+                except ObjectError as error:
+                    results[index] = error
+                except OSError as error:
+                    if error.errno not in _OF_ONE_NAME:
+                        raise
+                    results[index] = ObjectError(Reason.LOCAL_ERROR, f"it cannot be put in place: {error.strerror}")
+                if results[index] is not None:
+                    batch[index].staged.discard()
+        self._flusher.flush([self._root_fd])
+        return results
+
+    def flush(self) -> None:
+        """Return when everything in the tree is durable, as far as one flush can reach."""
+        self._flusher.flush([self._root_fd])
+
+    def _flush_staged(self, batch: Sequence[Placement]) -> None:
+        if self._flusher.is_whole:
+            self._flusher.flush()
+            return
+        for placement in batch:
+            descriptor = placement.staged.open_for_reading()
+            try:
+                self._flusher.flush([descriptor])
+            finally:
+                os.close(descriptor)
+
+    def _place(self, walk: Walk, placement: Placement) -> None:
+        name = placement.path[-1]
+        try:
+            folder_fd = walk.enter(placement.path[:-1])
+        except BlockedError:
+            raise ObjectError(Reason.CONFLICT, IN_THE_WAY[LocalKind.BLOCKED]) from None
+        there = look_at(folder_fd, name)
+        if there is not None:
+            if there.kind is not LocalKind.FILE:
+                raise ObjectError(Reason.CONFLICT, IN_THE_WAY[there.kind])
+            if there != placement.replaces and self._settings.existing is not Existing.REPLACE:
+                self._make_way(folder_fd, placement)
+        os.rename(placement.staged.name, name, src_dir_fd=self.staging.folder_fd, dst_dir_fd=folder_fd)
+
+    def _make_way(self, folder_fd: int, placement: Placement) -> None:
+        """Set aside a file that no record vouches for, unless it has the very bytes that replace it."""
+        name = placement.path[-1]
+        if placement.staged.md5 is not None and _md5_at(folder_fd, name) == placement.staged.md5:
+            return
+        if self._settings.existing is Existing.KEEP:
+            raise ObjectError(Reason.CONFLICT, KEPT)
+        folder = ("quarantine", self._set_aside_folder, *placement.path[:-1])
+        with Walk(self._state_fd, create_mode=self._settings.folder_mode) as aside:
+            aside_fd = aside.enter(folder)
+            number, free = 1, name
+            while look_at(aside_fd, free) is not None:
+                number, free = number + 1, f"{number}-{name}"[:255]
+            os.rename(name, free, src_dir_fd=folder_fd, dst_dir_fd=aside_fd)
+
+
+def _md5_at(folder_fd: int, name: str) -> str:
+    descriptor = os.open(name, _READ_FLAGS, dir_fd=folder_fd)
+    try:
+        return md5_of(chunks_of(descriptor))
+    finally:
+        os.close(descriptor)
+
+
+def _folds_names(folder_fd: int) -> bool:
+    """Find out whether the file system takes names for the same that differ in case or Unicode form."""
+    probe = ".Probe-\u00e9"
+    os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=folder_fd))
+    try:
+        others = (probe.lower(), unicodedata.normalize("NFD", probe))
+        return any(look_at(folder_fd, other) is not None for other in others)
+    finally:
+        os.unlink(probe, dir_fd=folder_fd)
+
+
+@contextmanager
+def open_tree(dest: Path) -> Iterator[Tree | None]:
+    """Open a destination for looking only; None if there is none."""
+    try:
+        root_fd = os.open(dest, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        yield None
+        return
+    except OSError as error:
+        raise destination_error(error, dest) from error
+    try:
+        yield Tree(root_fd)
+    finally:
+        os.close(root_fd)
+
+
+@contextmanager
+def open_destination(settings: Settings) -> Iterator[Destination]:
+    """Open a destination, making it and its state folder if they are missing.
+
+    Raises:
+        DestinationError: It cannot be made or written, or its state folder is a link.
+    """
+    dest = settings.dest
+    opened: list[int] = []
+    try:
+        try:
+            dest.mkdir(mode=settings.folder_mode, parents=True, exist_ok=True)
+            # DEST itself may be reached through a link; from here on none is followed.
+            root_fd = os.open(dest, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            opened.append(root_fd)
+            with Walk(root_fd, create_mode=0o700) as walk:
+                opened.append(os.dup(walk.enter((STATE_FOLDER,))))
+                opened.append(os.dup(walk.enter((STATE_FOLDER, "staged"))))
+            destination = Destination(dest, settings, root_fd, opened[1], opened[2])
+        except BlockedError as error:
+            raise DestinationError(
+                f"{dest / STATE_FOLDER} is not a folder of this tool's: {error} is a link or a file",
+                hint="remove it and run the same command again",
+            ) from None
+        except OSError as error:
+            raise destination_error(error, dest) from error
+        yield destination
+    finally:
+        for descriptor in reversed(opened):
+            os.close(descriptor)

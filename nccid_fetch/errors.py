@@ -1,0 +1,197 @@
+"""Everything that can go wrong, and the exit code of what ends a run.
+
+::
+
+    NccidFetchError                 1   anything that is ours
+    ├── RunError                        ends the run; carries an exit code and a hint
+    │   ├── UsageError              2   an option, the configuration, a DEST of another bucket
+    │   ├── AccessError             4   no, wrong or expired credentials; nothing may be listed
+    │   ├── EndpointError           5   cannot be reached, or answers nonsense
+    │   │   ├── ListingError        5   a listing that breaks off, repeats or is not S3's
+    │   │   └── RedirectRefusedError     5   the endpoint points elsewhere
+    │   ├── DestinationError        9   full, read-only or broken
+    │   └── DestinationBusyError    75  another run holds DEST
+    ├── TransientError                  worth another attempt; never leaves the retry loop
+    │   ├── ShortBodyError              a body without the listed length
+    │   ├── DigestMismatchError         a whole body that is not the object
+    │   ├── ThrottledError              the server asks for patience
+    │   ├── UnreachableError            no connection
+    │   └── RangeIgnoredError           a range was answered with something else: start anew
+    ├── ListingDeniedError              this prefix may not be listed
+    ├── RefusedError                    the fast transport says no; the reference path says why
+    └── ObjectError                     this object only: an outcome, with a reason
+
+A bad object is a value, a bad run is an exception: ObjectError ends in a `Failed` outcome, RunError
+ends at the command line, which alone turns it into an exit code.
+"""
+
+from collections.abc import Iterator
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Why an object did not arrive. These words are part of the contract."""
+
+    CHANGED = "changed"
+    GONE = "gone"
+    DENIED = "denied"
+    ARCHIVED = "archived"
+    UNSAFE_KEY = "unsafe_key"
+    CONFLICT = "conflict"
+    DIGEST_MISMATCH = "digest_mismatch"
+    SHORT_BODY = "short_body"
+    RETRIES_EXHAUSTED = "retries_exhausted"
+    LOCAL_ERROR = "local_error"
+
+
+class NccidFetchError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class RunError(NccidFetchError):
+    """Ends a run.
+
+    Args:
+        message: What went wrong and where, one sentence without a full stop.
+        hint: The next step, if one is known.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class UsageError(RunError):
+    """An option, the configuration, or a destination that belongs to another bucket or group."""
+
+    exit_code = 2
+
+
+class AccessError(RunError):
+    """No credentials, wrong or expired ones, or nothing that was asked for may be listed."""
+
+    exit_code = 4
+
+
+class EndpointError(RunError):
+    """The endpoint cannot be reached or answers nonsense."""
+
+    exit_code = 5
+
+
+class ListingError(EndpointError):
+    """A listing that breaks off, repeats itself, runs backwards or is not S3's answer at all."""
+
+
+class RedirectRefusedError(EndpointError):
+    """The endpoint answered with a redirect, which is never followed."""
+
+
+class DestinationError(RunError):
+    """The destination is full, read-only or broken."""
+
+    exit_code = 9
+
+
+class DestinationBusyError(RunError):
+    """Another run holds this destination."""
+
+    exit_code = 75
+
+
+class TransientError(NccidFetchError):
+    """A failure that another attempt may mend: a cut body, a stall, a server error.
+
+    Attributes:
+        reason: The word for it in the contract, should no attempt mend it.
+    """
+
+    reason = Reason.RETRIES_EXHAUSTED
+
+
+class ShortBodyError(TransientError):
+    """A body without the length that was listed."""
+
+    reason = Reason.SHORT_BODY
+
+
+class DigestMismatchError(TransientError):
+    """A whole body that is not the object's content."""
+
+    reason = Reason.DIGEST_MISMATCH
+
+
+class ThrottledError(TransientError):
+    """The server asks for patience (503, 429).
+
+    Args:
+        message: What the server said.
+        retry_after_seconds: What its Retry-After header asked for, if it had one.
+    """
+
+    def __init__(self, message: str, retry_after_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class UnreachableError(TransientError):
+    """No connection to the endpoint. Worth another attempt during a run; the end of one that has not begun."""
+
+
+class RangeIgnoredError(TransientError):
+    """A range was answered with the whole object, or with another range."""
+
+
+class ListingDeniedError(NccidFetchError):
+    """The credentials may not list this prefix."""
+
+
+class RefusedError(NccidFetchError):
+    """The fast transport was refused an object, without a word that can be trusted on why."""
+
+
+class ObjectError(NccidFetchError):
+    """One object did not arrive; the run goes on.
+
+    Args:
+        reason: The word for it in the contract.
+        message: One sentence for a person.
+    """
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class UnsafeKeyError(ObjectError):
+    """A key that has no safe path below the destination."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(Reason.UNSAFE_KEY, message)
+
+
+_PRECEDENCE = (9, 4, 5)
+
+
+def decisive(group: BaseExceptionGroup) -> BaseException:
+    """Return the one error that says why a group of tasks ended.
+
+    An error that is not ours is a defect, and hides behind nothing. Of ours, the destination's comes before
+    access, and access before the endpoint: so the exit codes are ranked.
+    """
+    leaves = list(_leaves(group))
+    defects = [error for error in leaves if not isinstance(error, RunError)]
+    if defects:
+        return defects[0]
+    ranked = {code: rank for rank, code in enumerate(_PRECEDENCE)}
+    return min(leaves, key=lambda error: ranked.get(getattr(error, "exit_code", 1), len(ranked)))
+
+
+def _leaves(group: BaseExceptionGroup) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error

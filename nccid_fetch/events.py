@@ -1,0 +1,101 @@
+"""What happens during a run, as frozen values. Whoever wants to know gets them through one callable.
+
+Nothing that works knows about progress bars, logs or summaries: it reports, and they listen. Events come by page
+and by batch, not by object, except where an object is worth a line of its own.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from .errors import Reason
+from .model import Decision, PartState, RemoteObject, VerifiedBy
+
+
+@dataclass(frozen=True, slots=True)
+class PartsKnown:
+    """Which parts the run is about, and which of them will not come because they are denied or absent."""
+
+    parts: tuple[str, ...]
+    states: dict[str, PartState]
+
+
+@dataclass(frozen=True, slots=True)
+class PagePlanned:
+    """A page of a part's listing was planned."""
+
+    part: str
+    decisions: Sequence[Decision]
+
+
+@dataclass(frozen=True, slots=True)
+class ListingEnded:
+    """A part's listing came to its end, broke off, or was given up.
+
+    Attributes:
+        part: The part.
+        state: What that makes of the part.
+        message: Why, for a person, if it did not end well.
+        denied: Whether it broke off because the credentials may not go on.
+    """
+
+    part: str
+    state: PartState
+    message: str | None = None
+    denied: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """Bytes of a body came in. Bytes of an attempt that failed are reported like any other."""
+
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Retrying:
+    """An attempt failed, and another one follows after a pause."""
+
+    remote: RemoteObject
+    attempt: int
+    message: str
+    pause_seconds: float
+    throttled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """An object was downloaded, proved, put in place and recorded."""
+
+    remote: RemoteObject
+    verified_by: VerifiedBy
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """A file that was there already was proved to be the object, and recorded."""
+
+    remote: RemoteObject
+    verified_by: VerifiedBy
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """An object did not arrive."""
+
+    remote: RemoteObject
+    reason: Reason
+    message: str
+
+
+Outcome = Fetched | Adopted | Failed
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """A batch of objects reached its end, durably."""
+
+    outcomes: Sequence[Outcome]
+
+
+Event = PartsKnown | PagePlanned | ListingEnded | Received | Retrying | Committed
+Report = Callable[[Event], None]

@@ -1,0 +1,112 @@
+"""From an object's key to a path below the destination: the only way there is.
+
+A key is text from a server. On its way to a path it passes `path_of`, once, in planning; what comes
+out has no segment that could leave the destination, touch the state folder or name no file. Control
+characters and backslashes are characters like any other on POSIX, and are escaped where they are shown.
+"""
+
+import fnmatch
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+
+from . import warehouse
+from .errors import UnsafeKeyError
+
+STATE_FOLDER = ".nccid-fetch"
+SEGMENT_BYTES_MAX = 255
+"""NAME_MAX of every file system in common use."""
+KEY_BYTES_MAX = 1024
+"""S3's own limit; a longer key is not S3's."""
+
+
+def path_of(key: str, group: str) -> tuple[str, ...]:
+    """Return the segments of a key's path below the destination.
+
+    Args:
+        key: The whole key, with its group.
+        group: The group that the destination belongs to.
+
+    Returns:
+        Folder names, and the file's name last.
+
+    Raises:
+        UnsafeKeyError: Saying which rule the key breaks.
+    """
+    prefix = warehouse.group_prefix(group)
+    if not key.startswith(prefix):
+        raise UnsafeKeyError(f"it is not below {prefix}")
+    segments = tuple(key[len(prefix) :].split("/"))
+    if len(segments) < 2:
+        raise UnsafeKeyError("it is in no part")
+    try:
+        encoded = key.encode()
+    except UnicodeEncodeError:
+        raise UnsafeKeyError("it is not Unicode text") from None
+    if len(encoded) > KEY_BYTES_MAX:
+        raise UnsafeKeyError(f"it is longer than {KEY_BYTES_MAX} bytes")
+    if "\0" in key:
+        raise UnsafeKeyError("it has a NUL character")
+    for segment in segments:
+        if segment in {"", ".", ".."}:
+            raise UnsafeKeyError(f"it has a segment {segment!r}")
+        if len(segment) * 4 > SEGMENT_BYTES_MAX and len(segment.encode()) > SEGMENT_BYTES_MAX:
+            raise UnsafeKeyError(f"it has a segment of more than {SEGMENT_BYTES_MAX} bytes")
+    # On a file system that folds case or Unicode, .NCCID-FETCH is the state folder as well.
+    if fold(segments[0]) == STATE_FOLDER:
+        raise UnsafeKeyError("it would lie in the state folder")
+    return segments
+
+
+def fold(text: str) -> str:
+    """Return the one form of all texts that a folding file system may take for the same name."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", text).casefold())
+
+
+def is_folder_marker(key: str, size: int) -> bool:
+    """Say whether an object only marks a folder: no bytes, and a key that ends in a slash."""
+    return size == 0 and key.endswith("/")
+
+
+def key_filter(include: Sequence[str], exclude: Sequence[str]) -> Callable[[str], bool]:
+    """Return the predicate that `--include` and `--exclude` make of the key below the group.
+
+    `*` matches any characters, slashes among them; `?` one; `[...]` one of a set. Exclude wins, and the
+    order of the options does not matter.
+    """
+    if not include and not exclude:
+        return lambda _: True
+    included = _any_of(include) if include else re.compile("")
+    excluded = _any_of(exclude) if exclude else re.compile(r"(?!)")
+
+    def lets_through(key: str) -> bool:
+        return included.match(key) is not None and excluded.match(key) is None
+
+    return lets_through
+
+
+def _any_of(globs: Sequence[str]) -> re.Pattern[str]:
+    return re.compile("|".join(f"(?:{fnmatch.translate(glob)})" for glob in globs))
+
+
+def printable(text: str) -> str:
+    r"""Return text that can be shown: control, bidirectional and other invisible characters escaped.
+
+    Keys and servers' messages pass here before they reach a terminal or a log, so that none of them can
+    move the cursor, forge a line, or read as what it is not.
+
+    >>> printable("a\x1b[2Jb")
+    'a\\x1b[2Jb'
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() and unicodedata.category(c) not in {"Cf", "Cs", "Co"} else _escape(c) for c in text
+    )
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

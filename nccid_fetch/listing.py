@@ -1,0 +1,133 @@
+"""Listing: which parts there are, and a part page by page to an end that is proved to be one."""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+from . import warehouse
+from .errors import EndpointError, ListingDeniedError, ListingError, ThrottledError, TransientError, UnreachableError
+from .model import PartState
+from .retry import backoff_seconds, throttle_seconds
+from .store.pages import Lister, Page
+
+EMPTY_PAGES_MAX = 1000
+"""S3 may answer with a page without keys where many were deleted, but not for ever."""
+THROTTLED_SECONDS_MAX = 900.0
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Lists with patience: every page is asked for again until it came whole, and none is passed over.
+
+    Attributes:
+        lister: Asks for one page.
+        attempts: Attempts per page.
+        sleep: Waits for seconds.
+        chance: A number in [0, 1).
+        now: Seconds on a clock that only goes forward.
+    """
+
+    lister: Lister
+    attempts: int
+    sleep: Callable[[float], Awaitable[None]] = field(default=asyncio.sleep)
+    chance: Callable[[], float] = field(default=random.random)
+    now: Callable[[], float] = field(default=time.monotonic)
+
+    async def pages(self, prefix: str) -> AsyncGenerator[Page, None]:
+        """Yield every page below a prefix, in the byte order of keys.
+
+        Raises:
+            ListingDeniedError: The credentials may not list it.
+            ListingError: The listing repeats itself, runs backwards, or is not one.
+            EndpointError: It broke off.
+            AccessError: The credentials are at fault.
+        """
+        token: str | None = None
+        last_key, empty = "", 0
+        while True:
+            page = await self._page(prefix, token)
+            if page.objects:
+                if page.objects[0].key <= last_key:
+                    raise ListingError(
+                        f"the listing of {prefix} goes back to a key that it already gave", hint="try again later"
+                    )
+                last_key, empty = page.objects[-1].key, 0
+            else:
+                empty += 1
+            if page.token is not None and (page.token == token or empty > EMPTY_PAGES_MAX):
+                raise ListingError(f"the listing of {prefix} does not move on", hint="try again later")
+            yield page
+            token = page.token
+            if token is None:
+                return
+
+    async def first(self, prefix: str, *, delimiter: str | None = None, max_keys: int = 1) -> Page:
+        """Ask for the first page only. Raises as `pages` does; an endpoint that is not there is not waited for."""
+        return await self._page(prefix, None, delimiter=delimiter, max_keys=max_keys, wait_for_endpoint=False)
+
+    async def _page(
+        self,
+        prefix: str,
+        token: str | None,
+        *,
+        delimiter: str | None = None,
+        max_keys: int = 1000,
+        wait_for_endpoint: bool = True,
+    ) -> Page:
+        attempt = throttled = 0
+        began = self.now()
+        while True:
+            try:
+                return await self.lister.page(prefix, token=token, delimiter=delimiter, max_keys=max_keys)
+            except ThrottledError as error:
+                throttled += 1
+                if self.now() - began > THROTTLED_SECONDS_MAX:
+                    raise EndpointError(str(error), hint="run the same command again later") from error
+                pause = throttle_seconds(throttled, error.retry_after_seconds, self.chance)
+            except TransientError as error:
+                attempt += 1
+                gone = isinstance(error, UnreachableError) and not wait_for_endpoint
+                if attempt >= self.attempts or gone:
+                    raise EndpointError(
+                        str(error), hint="check the network and --endpoint-url, then run the same command again"
+                    ) from error
+                pause = backoff_seconds(attempt, self.chance)
+            await self.sleep(pause)
+
+
+async def survey(listing: Listing, group: str, asked: Sequence[str]) -> dict[str, PartState | None]:
+    """Find out which parts can be listed, before anything is written.
+
+    One delimiter listing of the group shows all parts, also those that no document names. Most credentials
+    may not ask for it; then each part is asked for one key.
+
+    Args:
+        listing: Lists.
+        group: The group.
+        asked: The parts that are wanted; empty for all.
+
+    Returns:
+        Each part, with DENIED or ABSENT if it cannot be listed, or None if it can.
+
+    Raises:
+        EndpointError: It cannot be reached, or answers nonsense.
+        AccessError: The credentials are at fault.
+    """
+    try:
+        page = await listing.first(warehouse.group_prefix(group), delimiter="/", max_keys=1000)
+    except ListingDeniedError:
+        parts = tuple(asked) or warehouse.PARTS
+        return dict(zip(parts, await asyncio.gather(*(_probe(listing, group, part) for part in parts)), strict=True))
+    present = {warehouse.part_of(prefix, group) for prefix in page.prefixes}
+    parts = tuple(asked) or (*warehouse.PARTS, *sorted(present.difference(warehouse.PARTS)))
+    return {part: None if part in present or page.token else PartState.ABSENT for part in parts}
+
+
+async def _probe(listing: Listing, group: str, part: str) -> PartState | None:
+    try:
+        await listing.first(warehouse.part_prefix(group, part))
+    except ListingDeniedError:
+        return PartState.DENIED
+    return None

@@ -1,0 +1,192 @@
+"""What the commands and the Python functions do: open what is needed, in the right order, and run the flow.
+
+Nothing is written before everything that can be wrong with options, destination, credentials and endpoint has
+been looked at.
+"""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, closing
+from pathlib import Path
+
+from . import warehouse
+from .commit import Committer
+from .destination import check_dest, open_destination, open_tree
+from .disk import THREADS_MAX, Disk
+from .errors import AccessError
+from .events import PartsKnown, Report
+from .journal import Journal
+from .keys import key_filter
+from .listing import Listing, survey
+from .model import RemoteObject
+from .pipeline import Pages, plan_all, run
+from .planfile import parts_of_plan, read_plan
+from .planning import Planner
+from .settings import Settings, Source, Transport
+from .store.pages import PAGE_KEYS, Lister
+from .store.protocol import Reader
+from .store.reference import ReferenceReader
+from .store.session import Session, open_session
+from .transfer import Tools
+
+LISTING_CONNECTIONS = 16
+LISTING_ATTEMPTS = 8
+
+
+async def fetch(
+    source: Source, settings: Settings, report: Report, *, command: str = "get", plan_file: Path | None = None
+) -> None:
+    """Bring a destination in line with the bucket, or with a plan of it.
+
+    Args:
+        source: Where from.
+        settings: Where to, and how.
+        report: Who wants to know; the numbers are all in its events.
+        command: What the run is noted as in the journal.
+        plan_file: Carry this plan out instead of listing.
+
+    Raises:
+        RunError: The run could not begin or go on. What was verified by then is in place.
+    """
+    check_dest(settings.dest)
+    asked = settings.parts if plan_file is None else parts_of_plan(plan_file, source)
+    async with AsyncExitStack() as stack:
+        journal = Journal.open(settings.dest, bucket=source.bucket, group=source.group)
+        if journal is not None:
+            stack.enter_context(closing(journal))
+        session = await stack.enter_async_context(
+            open_session(
+                source,
+                connections=settings.concurrency + LISTING_CONNECTIONS,
+                stall_seconds=settings.stall_seconds,
+            )
+        )
+        listing = Listing(Lister(session), LISTING_ATTEMPTS)
+        parts = await _parts(listing, source, asked, report)
+        destination = stack.enter_context(open_destination(settings))
+        if journal is None:
+            journal = Journal.open(settings.dest, bucket=source.bucket, group=source.group, endpoint=session.endpoint)
+            assert journal is not None
+            stack.enter_context(closing(journal))
+        destination.staging.clear()
+        stack.callback(destination.staging.clear)
+        stack.enter_context(journal.run(command, [warehouse.part_prefix(source.group, part) for part in parts]))
+        disk = stack.enter_context(Disk(min(settings.concurrency + 2, THREADS_MAX)))
+        journal_thread = stack.enter_context(Disk(1))
+        lets_through = key_filter(settings.include, settings.exclude)
+        planner = Planner(
+            source.group, lets_through, settings.existing, destination, journal, disk, journal_thread, report
+        )
+        reference = ReferenceReader(session)
+        tools = Tools(
+            group=source.group,
+            lister=listing.lister,
+            reader=_reader(session, settings, reference),
+            reference=reference,
+            destination=destination,
+            disk=disk,
+            settings=settings,
+            report=report,
+        )
+        committer = Committer(
+            group=source.group,
+            destination=destination,
+            journal=journal,
+            disk=disk,
+            journal_thread=journal_thread,
+            report=report,
+        )
+        pages: Pages = {
+            part: _listed(listing, source, part) if plan_file is None else _planned(plan_file, source, part)
+            for part in parts
+        }
+        await run(pages, planner, tools, committer)
+
+
+async def plan(source: Source, settings: Settings, report: Report) -> None:
+    """List and decide, and write nothing. The decisions are in the events.
+
+    Args:
+        source: Where from.
+        settings: Where to, and how.
+        report: Who wants to know.
+
+    Raises:
+        RunError: As `fetch` does.
+    """
+    check_dest(settings.dest)
+    async with AsyncExitStack() as stack:
+        journal = Journal.open(settings.dest, bucket=source.bucket, group=source.group)
+        if journal is not None:
+            stack.enter_context(closing(journal))
+        session = await stack.enter_async_context(
+            open_session(source, connections=LISTING_CONNECTIONS, stall_seconds=settings.stall_seconds)
+        )
+        listing = Listing(Lister(session), LISTING_ATTEMPTS)
+        parts = await _parts(listing, source, settings.parts, report)
+        tree = stack.enter_context(open_tree(settings.dest))
+        planner = Planner(
+            source.group,
+            key_filter(settings.include, settings.exclude),
+            settings.existing,
+            tree,
+            journal,
+            stack.enter_context(Disk(THREADS_MAX)),
+            stack.enter_context(Disk(1)),
+            report,
+        )
+        await plan_all({part: _listed(listing, source, part) for part in parts}, planner)
+
+
+@asynccontextmanager
+async def open_listing(source: Source, *, stall_seconds: float = 30.0) -> AsyncIterator[Listing]:
+    """Open a session that only lists."""
+    async with open_session(source, connections=LISTING_CONNECTIONS, stall_seconds=stall_seconds) as session:
+        yield Listing(Lister(session), LISTING_ATTEMPTS)
+
+
+async def _parts(listing: Listing, source: Source, asked: Sequence[str], report: Report) -> tuple[str, ...]:
+    """Find out which parts can be listed, and report the others; none is an error."""
+    states = await survey(listing, source.group, asked)
+    closed = {part: state for part, state in states.items() if state is not None}
+    report(PartsKnown(tuple(states), closed))
+    if len(closed) == len(states):
+        raise AccessError(
+            f"nothing of what was asked for may be listed: {', '.join(f'{p} is {s}' for p, s in closed.items())}",
+            hint="check --profile, --group and --bucket; NCCID grants access part by part",
+        )
+    return tuple(part for part, state in states.items() if state is None)
+
+
+def _reader(session: Session, settings: Settings, reference: ReferenceReader) -> Reader:
+    """Choose who makes first attempts.
+
+    A proxy would carry a redirected request anywhere, so through one only the reader that refuses
+    redirects itself is used, unless the fast one was asked for by name.
+    """
+    if settings.transport is Transport.AIOBOTO3 or (settings.transport is Transport.AUTO and session.proxied):
+        return reference
+    from .store.fast import FastReader  # noqa: PLC0415 - loads a library that the other transport does not need.
+
+    return FastReader(session, connections=settings.concurrency)
+
+
+async def _listed(listing: Listing, source: Source, part: str) -> AsyncGenerator[Sequence[RemoteObject], None]:
+    async for page in listing.pages(warehouse.part_prefix(source.group, part)):
+        yield page.objects
+
+
+async def _planned(path: Path, source: Source, part: str) -> AsyncGenerator[Sequence[RemoteObject], None]:
+    for page in _in_pages(read_plan(path, source), source, part):
+        yield page
+
+
+def _in_pages(objects: Iterator[RemoteObject], source: Source, part: str) -> Iterator[list[RemoteObject]]:
+    page: list[RemoteObject] = []
+    for remote in objects:
+        if warehouse.part_of(remote.key, source.group) == part:
+            page.append(remote)
+        if len(page) == PAGE_KEYS:
+            yield page
+            page = []
+    if page:
+        yield page

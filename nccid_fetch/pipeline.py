@@ -1,0 +1,191 @@
+"""The flow, from listing to journal, in one group of tasks.
+
+::
+
+    listing ── Page ──► plan ── Decision ──► queue ── Fetch, Check ──► workers ── Ending ──► committer
+    one per part        journal and disk,    bounded                   request, stage,       publish,
+                        by the page                                    verify                record, by the batch
+
+The queue is what holds the listing back while the workers are behind: memory is bounded by settings, whatever the
+size of the bucket. A bad object becomes a `Failed` outcome, and the run goes on; anything else that is
+raised ends all tasks. Whatever ends the run, what was verified by then is put in place and recorded.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+from .commit import Committer, Ending
+from .decisions import Nesting, displace
+from .destination import destination_error
+from .errors import EndpointError, ListingDeniedError, ObjectError, Reason, decisive
+from .events import Adopted, Failed, Fetched, ListingEnded, Report
+from .model import Check, Decision, Fetch, PartState, Refuse, RemoteObject
+from .planning import Planner
+from .transfer import Tools, check, fetch
+from .warehouse import part_of
+
+QUEUE_OBJECTS = 2000
+DENIED_MAX = 32
+"""A part of which so many objects are denied, and none came, is given up."""
+EXHAUSTED_MAX = 16
+"""When so many objects in a row used up their attempts, it is not the objects."""
+
+Pages = Mapping[str, AsyncGenerator[Sequence[RemoteObject], None]]
+
+
+@dataclass(slots=True)
+class _Tides:
+    """What workers learn together: which parts are closed to them, and whether the endpoint is still there."""
+
+    denied: dict[str, int] = field(default_factory=dict)
+    came: set[str] = field(default_factory=set)
+    given_up: set[str] = field(default_factory=set)
+    exhausted_in_a_row: int = 0
+
+    def succeeded(self, part: str) -> None:
+        self.came.add(part)
+        self.exhausted_in_a_row = 0
+
+    def failed(self, part: str, error: ObjectError, report: Report) -> None:
+        if error.reason is Reason.RETRIES_EXHAUSTED:
+            self.exhausted_in_a_row += 1
+            if self.exhausted_in_a_row >= EXHAUSTED_MAX:
+                raise EndpointError(
+                    f"{self.exhausted_in_a_row} objects in a row used up their attempts; the last: {error}",
+                    hint="check the network, then run the same command again; what was verified stays",
+                )
+            return
+        self.exhausted_in_a_row = 0
+        if error.reason is Reason.DENIED and part not in self.came:
+            self.denied[part] = self.denied.get(part, 0) + 1
+            if self.denied[part] >= DENIED_MAX and part not in self.given_up:
+                self.given_up.add(part)
+                report(
+                    ListingEnded(
+                        part, PartState.DENIED, "it can be listed, but the credentials may not read its objects"
+                    )
+                )
+
+
+async def run(pages: Pages, planner: Planner, tools: Tools, committer: Committer) -> None:
+    """Bring the destination in line with the pages, once.
+
+    Args:
+        pages: For each part its objects, page by page in key order.
+        planner: Decides what each object needs.
+        tools: What a transfer needs.
+        committer: Puts in place and records what reached its end.
+
+    Raises:
+        RunError: The run cannot go on. A part whose listing breaks is reported as failed, and does not raise.
+    """
+    queue: asyncio.Queue[Decision | None] = asyncio.Queue(QUEUE_OBJECTS)
+    tides = _Tides()
+
+    async def deal(decisions: Sequence[Decision]) -> bool:
+        for decision in decisions:
+            match decision:
+                case Fetch() | Check():
+                    await queue.put(decision)  # Waits while the workers are behind: this is the back-pressure.
+                case Refuse(remote, reason, message):
+                    await committer.put(Ending(Failed(remote, reason, message)))
+        return not decisions or part_of(decisions[0].remote.key, tools.group) not in tides.given_up
+
+    committing = asyncio.create_task(committer.run(), name="committer")
+    try:
+        async with asyncio.TaskGroup() as group:
+            watch = group.create_task(_watch(committing), name="watch")
+            async with asyncio.TaskGroup() as workers:
+                for number in range(tools.settings.concurrency):
+                    workers.create_task(_work(queue, tides, tools, committer), name=f"worker-{number}")
+                async with asyncio.TaskGroup() as producers:
+                    for part, objects in pages.items():
+                        producers.create_task(_produce(part, objects, planner, deal), name=f"listing-{part}")
+                for _ in range(tools.settings.concurrency):
+                    await queue.put(None)
+            watch.cancel()
+    except BaseExceptionGroup as group:
+        raise decisive(group) from group
+    finally:
+        committer.close()
+        await asyncio.wait([committing])
+    committing.result()
+
+
+async def plan_all(pages: Pages, planner: Planner) -> None:
+    """Plan all pages, and leave it at that. The decisions are in the planner's reports."""
+
+    async def leave(decisions: Sequence[Decision]) -> bool:  # noqa: ARG001 - others deal with them.
+        return True
+
+    try:
+        async with asyncio.TaskGroup() as producers:
+            for part, objects in pages.items():
+                producers.create_task(_produce(part, objects, planner, leave), name=f"listing-{part}")
+    except BaseExceptionGroup as group:
+        raise decisive(group) from group
+
+
+async def _watch(committing: "asyncio.Task[None]") -> None:
+    """Let a committer that fails end the run."""
+    await asyncio.wait([committing])
+    committing.result()
+
+
+async def _produce(
+    part: str,
+    objects: AsyncGenerator[Sequence[RemoteObject], None],
+    planner: Planner,
+    deal: Callable[[Sequence[Decision]], Awaitable[bool]],
+) -> None:
+    """Plan a part page by page, and deal the decisions out until there are no more, or no more are wanted."""
+    nesting = Nesting()
+    listed = False
+    try:
+        async with aclosing(objects):
+            async for page in objects:
+                decisions = await planner.plan(part, page, nesting)
+                listed = listed or bool(decisions)
+                if not await deal(decisions):
+                    return
+    except ListingDeniedError:
+        state = PartState.FAILED if listed else PartState.DENIED
+        planner.report(ListingEnded(part, state, "the credentials may not list it", denied=True))
+    except EndpointError as error:
+        planner.report(ListingEnded(part, PartState.FAILED, str(error)))
+    else:
+        planner.report(ListingEnded(part, PartState.COMPLETE if listed else PartState.EMPTY))
+
+
+async def _work(queue: "asyncio.Queue[Decision | None]", tides: _Tides, tools: Tools, committer: Committer) -> None:
+    """Do what is queued, one object after another, until the end mark."""
+    while (decision := await queue.get()) is not None:
+        remote = decision.remote
+        part = part_of(remote.key, tools.group)
+        if part in tides.given_up:
+            continue
+        try:
+            ending = await _carry_out(decision, tools)
+        except ObjectError as error:
+            tides.failed(part, error, tools.report)
+            ending = Ending(Failed(remote, error.reason, str(error)))
+        except OSError as error:
+            raise destination_error(error, tools.destination.dest) from error
+        else:
+            tides.succeeded(part)
+        await committer.put(ending)
+
+
+async def _carry_out(decision: Decision, tools: Tools) -> Ending:
+    if isinstance(decision, Check):
+        adopted_by = await check(decision, tools)
+        if adopted_by is not None:
+            return Ending(Adopted(decision.remote, adopted_by))
+        decision = displace(decision.remote, decision.why, tools.settings.existing)
+    if isinstance(decision, Refuse):
+        return Ending(Failed(decision.remote, decision.reason, decision.message))
+    assert isinstance(decision, Fetch)
+    staged, verified_by = await fetch(decision.remote, tools)
+    return Ending(Fetched(decision.remote, verified_by), decision, staged)

@@ -1,0 +1,102 @@
+"""Plans on disk: JSON lines that a person can read, cut down with any text tool, and have carried out.
+
+The first line says what the plan is of; every other one is a decision::
+
+    {"schema": "nccid-fetch/plan/1", "bucket": "...", "group": "training"}
+    {"action": "fetch", "reason": "missing", "key": "training/ct/...", "size": 1, "etag": "...", "modified": "..."}
+
+Carrying a plan out decides anew about each of its objects: the disk may have changed since.
+"""
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TextIO
+
+from .errors import UsageError
+from .model import Check, Decision, ETag, Fetch, Refuse, RemoteObject, Skip
+from .settings import Source
+from .warehouse import part_of
+
+SCHEMA = "nccid-fetch/plan/1"
+
+
+def write_header(out: TextIO, source: Source) -> None:
+    """Write a plan's first line."""
+    out.write(json.dumps({"schema": SCHEMA, "bucket": source.bucket, "group": source.group}) + "\n")
+
+
+def write_decision(out: TextIO, decision: Decision) -> None:
+    """Write one decision as a line."""
+    remote = decision.remote
+    line = {
+        "action": type(decision).__name__.lower(),
+        "reason": str(_reason(decision)),
+        "key": remote.key,
+        "size": remote.size,
+        "etag": remote.etag,
+        "modified": datetime.fromtimestamp(remote.modified_ns / 1e9, UTC).isoformat(timespec="milliseconds"),
+    }
+    out.write(json.dumps(line) + "\n")
+
+
+def _reason(decision: Decision) -> str:
+    match decision:
+        case Fetch(why=why) | Check(why=why) | Skip(why=why):
+            return why
+        case Refuse(reason=reason):
+            return reason
+
+
+def read_plan(path: Path, source: Source) -> Iterator[RemoteObject]:
+    """Yield the objects of a plan, in its order.
+
+    Raises:
+        UsageError: It is not a plan, or one of another bucket or group. Names the line.
+    """
+    try:
+        with path.open(encoding="utf-8") as lines:
+            header = _line(path, 1, lines.readline())
+            if header.get("schema") != SCHEMA:
+                raise UsageError(
+                    f"{path} is not a plan of this version", hint="nccid-fetch plan --output FILE makes one"
+                )
+            if (header.get("bucket"), header.get("group")) != (source.bucket, source.group):
+                raise UsageError(
+                    f"{path} is a plan of group {header.get('group')} of bucket {header.get('bucket')}",
+                    hint="give the --bucket and --group that it was made with",
+                )
+            for number, line in enumerate(lines, start=2):
+                if line.strip():
+                    yield _remote(path, number, _line(path, number, line))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} cannot be read: {error}", hint="check --plan") from error
+
+
+def parts_of_plan(path: Path, source: Source) -> tuple[str, ...]:
+    """Return the parts that a plan has objects of, having read it once from end to end."""
+    return tuple(dict.fromkeys(part_of(remote.key, source.group) for remote in read_plan(path, source)))
+
+
+def _line(path: Path, number: int, text: str) -> dict[str, object]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise UsageError(f"{path}, line {number}: not a JSON object", hint="nccid-fetch plan --output FILE makes one")
+    return value
+
+
+def _remote(path: Path, number: int, line: dict[str, object]) -> RemoteObject:
+    try:
+        modified = datetime.fromisoformat(str(line["modified"]))
+        return RemoteObject(
+            str(line["key"]),
+            int(str(line["size"])),
+            ETag(str(line["etag"])),
+            int(modified.timestamp() * 1000 + 0.5) * 1_000_000,
+        )
+    except (KeyError, ValueError) as error:
+        raise UsageError(f"{path}, line {number}: {error} is missing or wrong", hint="make the plan again") from error

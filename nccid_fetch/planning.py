@@ -1,0 +1,108 @@
+"""From a page of the listing to decisions: filter, paths, journal and disk, by the page and not by the object."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from .decisions import Nesting, decide
+from .destination import Destination, Tree
+from .disk import Disk
+from .errors import Reason, UnsafeKeyError
+from .events import PagePlanned, Report
+from .journal import Journal
+from .keys import fold, is_folder_marker, path_of
+from .model import Decision, LocalFile, Record, Refuse, RemoteObject, Skip
+from .settings import Existing
+
+
+@dataclass(frozen=True, slots=True)
+class Planner:
+    """Plans pages.
+
+    Attributes:
+        group: The group that keys begin with.
+        lets_through: The filter on the key below the group.
+        existing: What to do with files that no record vouches for.
+        tree: The destination, or None if it does not exist yet.
+        journal: Its journal, or None if there is none yet.
+        disk: Where the disk is looked at.
+        journal_thread: The one thread that uses the journal.
+        report: Who wants to know.
+    """
+
+    group: str
+    lets_through: Callable[[str], bool]
+    existing: Existing
+    tree: Tree | None
+    journal: Journal | None
+    disk: Disk
+    journal_thread: Disk
+    report: Report
+
+    async def plan(self, part: str, objects: Sequence[RemoteObject], nesting: Nesting) -> list[Decision]:
+        """Decide what each object of a page needs, and report the page.
+
+        Args:
+            part: The part that the page is of.
+            objects: The page, in key order.
+            nesting: The part's memory of keys that others would be nested in.
+
+        Returns:
+            The decisions, in key order; objects that the filter holds back and folder markers have none.
+        """
+        below = len(self.group) + 1
+        decisions: list[Decision] = []
+        wanted: list[tuple[RemoteObject, tuple[str, ...]]] = []
+        for remote in objects:
+            if is_folder_marker(remote.key, remote.size) or not self.lets_through(remote.key[below:]):
+                continue
+            try:
+                wanted.append((remote, path_of(remote.key, self.group)))
+            except UnsafeKeyError as error:
+                decisions.append(Refuse(remote, error.reason, str(error)))
+        owners = await self._owners(wanted)
+        records = await self._records([remote.key for remote, _ in wanted])
+        locals_ = await self._look([path for _, path in wanted])
+        for (remote, _), owner, local in zip(wanted, owners, locals_, strict=True):
+            decision: Decision
+            parent = nesting.parent_of(remote.key)
+            if owner != remote.key:
+                decision = Refuse(
+                    remote, Reason.CONFLICT, f"this file system cannot tell its name from that of {owner}"
+                )
+            elif parent is not None:
+                decision = Refuse(remote, Reason.CONFLICT, f"one of its folders has the name of the object {parent}")
+            else:
+                decision = decide(remote, records.get(remote.key), local, self.existing)
+            if not isinstance(decision, Refuse):
+                nesting.add(remote.key)
+            decisions.append(decision)
+        await self._retime(decisions)
+        self.report(PagePlanned(part, decisions))
+        return decisions
+
+    async def _records(self, keys: list[str]) -> dict[str, Record]:
+        journal = self.journal
+        return await self.journal_thread.run(lambda: journal.records(keys)) if journal is not None and keys else {}
+
+    async def _look(self, paths: list[tuple[str, ...]]) -> list[LocalFile | None]:
+        tree = self.tree
+        return await self.disk.run(lambda: tree.look(paths)) if tree is not None else [None] * len(paths)
+
+    async def _owners(self, wanted: list[tuple[RemoteObject, tuple[str, ...]]]) -> list[str]:
+        """Return the key that owns each object's name: its own, but where the file system folds names."""
+        journal, tree = self.journal, self.tree
+        if journal is None or not isinstance(tree, Destination) or not tree.folds:
+            return [remote.key for remote, _ in wanted]
+        folded = [(fold("/".join(path)), remote.key) for remote, path in wanted]
+        return await self.journal_thread.run(lambda: journal.own_names(folded))
+
+    async def _retime(self, decisions: Sequence[Decision]) -> None:
+        """Let mtimes follow where only LastModified moved on."""
+        journal, tree = self.journal, self.tree
+        late = [(skip.remote, skip.retime) for skip in decisions if isinstance(skip, Skip) and skip.retime is not None]
+        if not late or journal is None or not isinstance(tree, Destination):
+            return
+        moves = [(path_of(remote.key, self.group), remote.modified_ns) for remote, _ in late]
+        rows = [(remote.key, record._replace(modified_ns=remote.modified_ns)) for remote, record in late]
+        await self.disk.run(lambda: tree.retime(moves))
+        await self.journal_thread.run(lambda: journal.commit(rows))

@@ -1,0 +1,163 @@
+"""Everything that can be chosen, as frozen values that check themselves.
+
+The command line and the Python functions build these; nothing below them reads the environment.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from ipaddress import ip_address
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from . import warehouse
+from .errors import UsageError
+
+CONCURRENCY_MAX = 1024
+
+
+class Verify(StrEnum):
+    """What a downloaded body is held against."""
+
+    MD5 = "md5"
+    SIZE = "size"
+
+
+class Existing(StrEnum):
+    """What happens to a file that no record vouches for."""
+
+    CHECK = "check"
+    KEEP = "keep"
+    REPLACE = "replace"
+
+
+class Transport(StrEnum):
+    """Which client reads bodies."""
+
+    AUTO = "auto"
+    FAST = "fast"
+    AIOBOTO3 = "aioboto3"
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where the warehouse is and who asks.
+
+    Attributes:
+        bucket: The bucket's name.
+        group: `training` or `validation`.
+        profile: The AWS profile; None for what AWS's own variables and files say.
+        region: The AWS region; None for what they say, and `eu-west-2` if they say nothing.
+        endpoint_url: Another S3 server; None for AWS, or what AWS's variables and files say.
+        no_sign_request: Ask without credentials.
+        allow_http: Permit an endpoint without TLS that is not on this machine.
+    """
+
+    bucket: str = warehouse.BUCKET
+    group: str = warehouse.GROUPS[0]
+    profile: str | None = None
+    region: str | None = None
+    endpoint_url: str | None = None
+    no_sign_request: bool = False
+    allow_http: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what no S3 server could mean."""
+        if self.group not in warehouse.GROUPS:
+            raise UsageError(f"--group {self.group!r} is unknown", hint=f"one of: {', '.join(warehouse.GROUPS)}")
+        if not self.bucket or "/" in self.bucket:
+            raise UsageError(
+                f"--bucket {self.bucket!r} is not a bucket's name", hint="give the name alone, without s3:// or a path"
+            )
+        if self.endpoint_url is not None:
+            self.check_endpoint(self.endpoint_url)
+
+    def check_endpoint(self, url: str) -> None:
+        """Refuse an endpoint that is no URL, or that would send patients' data in the clear.
+
+        Raises:
+            UsageError: Always about `--endpoint-url`, wherever it was set.
+        """
+        parts = urlsplit(url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise UsageError(f"--endpoint-url {url!r} is not an http(s) URL", hint="for example https://s3.example.org")
+        if parts.scheme == "http" and not self.allow_http and not _is_loopback(parts.hostname):
+            raise UsageError(
+                f"the endpoint {parts.hostname} is not reached over https, so anyone on the way could read the data",
+                hint="use https://, or add --allow-http if you accept that",
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How one run fetches.
+
+    Attributes:
+        dest: The destination folder.
+        parts: What was asked for; empty for every part that the credentials allow.
+        concurrency: Objects in flight.
+        include: Globs on the key below the group; a key must match one, if there are any.
+        exclude: Globs that win over `include`.
+        verify: Hold bodies against their MD5, or against their size alone.
+        existing: What to do with files that no record vouches for.
+        transport: Which client reads bodies.
+        attempts: Attempts per object. Being told to slow down is not one.
+        stall_seconds: An attempt ends when no byte came for so long.
+        strict: A denied part ends the run with 4.
+        require_verified: Objects known by size alone end the run with 3.
+        group_readable: Files 0640 and folders 0750 instead of 0600 and 0700.
+    """
+
+    dest: Path
+    parts: tuple[str, ...] = ()
+    concurrency: int = 64
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    verify: Verify = Verify.MD5
+    existing: Existing = Existing.CHECK
+    transport: Transport = Transport.AUTO
+    attempts: int = 8
+    stall_seconds: float = 30.0
+    strict: bool = False
+    require_verified: bool = False
+    group_readable: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse values without a meaning."""
+        if not 1 <= self.concurrency <= CONCURRENCY_MAX:
+            raise UsageError(f"--concurrency {self.concurrency} is out of range", hint=f"1 to {CONCURRENCY_MAX}")
+        if self.attempts < 1:
+            raise UsageError(f"--attempts {self.attempts} is out of range", hint="1 or more")
+        if self.stall_seconds <= 0:
+            raise UsageError(f"--stall {self.stall_seconds:g}s is out of range", hint="more than 0s")
+        for part in self.parts:
+            check_part(part)
+
+    @property
+    def file_mode(self) -> int:
+        """The mode of files, whatever the umask."""
+        return 0o640 if self.group_readable else 0o600
+
+    @property
+    def folder_mode(self) -> int:
+        """The mode of folders, whatever the umask."""
+        return 0o750 if self.group_readable else 0o700
+
+
+def check_part(part: str) -> None:
+    """Refuse what is not a documented part, nor one of those the loader files under `unknown`.
+
+    Raises:
+        UsageError: Naming the part and the known ones.
+    """
+    known = (*warehouse.PARTS, "unknown", "unknown-metadata")
+    if part not in known:
+        raise UsageError(f"there is no part {part!r}", hint=f"one of: {', '.join(sorted(known))}")

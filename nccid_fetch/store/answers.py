@@ -1,0 +1,132 @@
+"""What an S3 server's refusals mean: status and code in, our error out. One table for every client."""
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+from ..errors import (
+    AccessError,
+    EndpointError,
+    ListingDeniedError,
+    NccidFetchError,
+    ObjectError,
+    Reason,
+    RedirectRefusedError,
+    ThrottledError,
+    TransientError,
+)
+from ..keys import printable
+
+CREDENTIAL_CODES = {
+    "AuthorizationHeaderMalformed": "the endpoint does not accept the signature's region or form",
+    "ExpiredToken": "the credentials have expired",
+    "ExpiredTokenException": "the credentials have expired",
+    "InvalidAccessKeyId": "the access key is not known to the server",
+    "InvalidClientTokenId": "the access key is not known to the server",
+    "InvalidToken": "the session token is not valid",
+    "SignatureDoesNotMatch": "the secret key does not fit the access key",
+    "TokenRefreshRequired": "the credentials have expired",
+    "UnrecognizedClientException": "the access key is not known to the server",
+}
+THROTTLE_CODES = {"SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests"}
+_CODE = re.compile(rb"<Code>\s*([A-Za-z0-9]{1,64})\s*</Code>")
+
+
+def code_of(body: bytes) -> str:
+    """Return the error code of an S3 error document, or an empty text."""
+    found = _CODE.search(body[:16384])
+    return found[1].decode() if found else ""
+
+
+def run_error(status: int, code: str, headers: Mapping[str, str], where: str) -> NccidFetchError | None:
+    """Return the error of an answer that is about the run, not about one object or prefix; else None.
+
+    Args:
+        status: HTTP status.
+        code: S3's error code, if the answer had one.
+        headers: The answer's headers, names in lower case.
+        where: The endpoint, for the message.
+    """
+    if 300 <= status < 400 or code in {"PermanentRedirect", "TemporaryRedirect"}:
+        return _redirect(status, headers, where)
+    if code in {"RequestTimeTooSkewed", "RequestExpired"}:
+        return AccessError(
+            f"this machine's clock is {_clock_offset(headers)} the server's",
+            hint="set the clock (NTP), then run the same command again",
+        )
+    if code == "AuthorizationHeaderMalformed":
+        return _wrong_region(headers.get("x-amz-bucket-region"), where)
+    if code in CREDENTIAL_CODES or status == 401:
+        return AccessError(
+            f"{CREDENTIAL_CODES.get(code, 'the server does not accept the credentials')} ({where})",
+            hint="renew or choose credentials (--profile, AWS_PROFILE), then run the same command again",
+        )
+    if code == "NoSuchBucket":
+        return AccessError(f"there is no such bucket at {where}", hint="check --bucket and --endpoint-url")
+    if status == 429 or code in THROTTLE_CODES or (status == 503 and "retry-after" in headers):
+        return ThrottledError(f"{where} asks to slow down ({status} {code})", _retry_after(headers))
+    if status >= 500 or status == 408 or code in {"RequestTimeout", "InternalError"}:
+        return TransientError(f"{where} answered {status} {code}".rstrip())
+    return None
+
+
+def object_error(status: int, code: str, headers: Mapping[str, str], where: str) -> NccidFetchError:
+    """Return the error that an answer to a GET or HEAD of one object stands for."""
+    if status == 412 or code == "PreconditionFailed":
+        return ObjectError(Reason.CHANGED, "it was replaced after it was listed; a rerun fetches the new version")
+    if status == 404 and code != "NoSuchBucket":
+        return ObjectError(Reason.GONE, "it was deleted after it was listed")
+    if code == "InvalidObjectState":
+        return ObjectError(Reason.ARCHIVED, "it is archived and has to be restored in the bucket first")
+    error = run_error(status, code, headers, where)
+    if error is not None:
+        return error
+    if status == 403:
+        return ObjectError(Reason.DENIED, "the credentials may not read it")
+    return TransientError(f"{where} answered {status} {code}".rstrip())
+
+
+def listing_error(status: int, code: str, headers: Mapping[str, str], where: str) -> NccidFetchError:
+    """Return the error that an answer to a listing stands for."""
+    error = run_error(status, code, headers, where)
+    if error is not None:
+        return error
+    if status == 403:
+        return ListingDeniedError("the credentials may not list it")
+    return EndpointError(f"{where} answered a listing with {status} {code}".rstrip(), hint="check --endpoint-url")
+
+
+def _redirect(status: int, headers: Mapping[str, str], where: str) -> NccidFetchError:
+    region = headers.get("x-amz-bucket-region")
+    if region:
+        return _wrong_region(region, where)
+    return RedirectRefusedError(
+        f"{where} answered with a redirect ({status}), which is not followed: another host would see the request",
+        hint="check --endpoint-url, --region and any proxy between here and there",
+    )
+
+
+def _wrong_region(region: str | None, where: str) -> EndpointError:
+    if region:
+        return RedirectRefusedError(
+            f"the bucket is in region {printable(region)}, and {where} was asked",
+            hint=f"add --region {printable(region)}",
+        )
+    return EndpointError(f"{where} expects another region in the signature", hint="check --region")
+
+
+def _clock_offset(headers: Mapping[str, str]) -> str:
+    try:
+        offset = datetime.now(UTC) - parsedate_to_datetime(headers["date"])
+    except (KeyError, ValueError, TypeError):
+        return "too far from"
+    seconds = offset.total_seconds()
+    return f"{abs(seconds) / 60:.0f} minutes {'ahead of' if seconds > 0 else 'behind'}"
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    try:
+        return max(0.0, float(headers["retry-after"]))
+    except (KeyError, ValueError):
+        return None

@@ -1,0 +1,223 @@
+"""One page of a listing: ask strictly, parse once, believe nothing that is not S3's answer.
+
+The usual paginators take an HTML page for an empty listing, and a page that is cut short for the last one.
+A bulk download that ends there looks complete and is not. So here the root element, the bucket, the echoed
+prefix and encoding, the truncation flag and the order of the keys are all checked.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+from urllib.parse import quote, unquote_plus, urlencode
+from xml.etree import ElementTree as ET
+
+import aiohttp
+from botocore.awsrequest import AWSRequest
+from botocore.exceptions import (
+    BotoCoreError,
+    ConnectTimeoutError,
+    EndpointConnectionError,
+    ProxyConnectionError,
+    SSLError,
+)
+
+from ..errors import ListingError, TransientError, UnreachableError
+from ..keys import printable
+from ..model import ETag, RemoteObject
+from .answers import code_of, listing_error
+from .session import Session
+
+PAGE_KEYS = 1000
+PAGE_BYTES_MAX = 16 << 20
+"""A page of 1,000 keys of S3's greatest length, percent-encoded, is far below."""
+_NAMESPACE = re.compile(rb'\sxmlns="[^"]*"')
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One answer to ListObjectsV2.
+
+    Attributes:
+        objects: At most 1,000 objects, keys strictly rising in byte order.
+        prefixes: What stands before the delimiter, if one was asked for.
+        token: The continuation token, or None on the last page.
+    """
+
+    objects: list[RemoteObject]
+    prefixes: list[str]
+    token: str | None
+
+
+class Lister:
+    """Asks for pages.
+
+    Args:
+        session: The open session.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    async def page(
+        self,
+        prefix: str,
+        *,
+        token: str | None = None,
+        start_after: str | None = None,
+        delimiter: str | None = None,
+        max_keys: int = PAGE_KEYS,
+    ) -> Page:
+        """Ask for one page.
+
+        Args:
+            prefix: What the keys begin with.
+            token: The continuation token of the page before.
+            start_after: The key that all keys of the page come after.
+            delimiter: Group what follows the next occurrence of it.
+            max_keys: The most keys wanted.
+
+        Raises:
+            ListingDeniedError: The credentials may not list this prefix.
+            ListingError: The answer is not a listing of this prefix.
+            TransientError: Worth another attempt.
+            RunError: The credentials or the endpoint are at fault.
+        """
+        query = {"list-type": "2", "prefix": prefix, "encoding-type": "url", "max-keys": str(max_keys)}
+        if delimiter:
+            query["delimiter"] = delimiter
+        if token:
+            query["continuation-token"] = token
+        elif start_after:
+            query["start-after"] = start_after
+        url = f"{self._session.base_url}?{urlencode(sorted(query.items()), quote_via=quote, safe='-_.~')}"
+        status, headers, body = await self._ask(url)
+        if status != 200:
+            raise listing_error(status, code_of(body), headers, self._session.endpoint)
+        try:
+            return parse_page(body, bucket=self._session.source.bucket, prefix=prefix, delimiter=delimiter)
+        except ListingError as error:
+            raise ListingError(f"{self._session.endpoint}: {error}", error.hint) from error
+
+    async def _ask(self, url: str) -> tuple[int, dict[str, str], bytes]:
+        request = await self._session.sign(AWSRequest(method="GET", url=url))
+        request.stream_output = True
+        endpoint = self._session.endpoint
+        try:
+            response = await self._session.http.send(request)
+            try:
+                body = await _read(response.raw.content, endpoint)
+            finally:
+                response.raw.release()
+        except (EndpointConnectionError, ConnectTimeoutError, ProxyConnectionError, SSLError) as error:
+            raise UnreachableError(f"{endpoint} cannot be reached: {_last_line(error)}") from error
+        except BotoCoreError as error:
+            raise TransientError(f"{endpoint} broke off a listing: {_last_line(error)}") from error
+        return response.status_code, response.headers, body
+
+
+async def _read(stream: aiohttp.StreamReader, endpoint: str) -> bytes:
+    body = bytearray()
+    try:
+        async for chunk in stream.iter_any():
+            body += chunk
+            if len(body) > PAGE_BYTES_MAX:
+                raise ListingError(f"{endpoint} answered a listing with more than {PAGE_BYTES_MAX >> 20} MiB")
+    except (aiohttp.ClientError, TimeoutError) as error:
+        raise TransientError(f"{endpoint} broke off a listing") from error
+    return bytes(body)
+
+
+def _last_line(error: Exception) -> str:
+    return printable(str(error).splitlines()[-1] if str(error) else type(error).__name__)
+
+
+def parse_page(body: bytes, *, bucket: str, prefix: str, delimiter: str | None = None) -> Page:
+    """Parse a ListObjectsV2 answer.
+
+    Args:
+        body: The XML.
+        bucket: The bucket that was asked.
+        prefix: The prefix that was asked for.
+        delimiter: The delimiter that was asked for.
+
+    Raises:
+        ListingError: It is anything but a whole listing of that prefix, in byte order.
+    """
+    root = _root(body, bucket)
+    decode = unquote_plus if root.findtext("EncodingType") == "url" else str
+    echoed = root.findtext("Prefix")
+    if echoed is not None and prefix not in {echoed, decode(echoed)}:
+        raise ListingError(f"the listing is of prefix {printable(echoed[:80])!r}")
+    truncated = root.findtext("IsTruncated")
+    if truncated not in {"true", "false"}:
+        raise ListingError("the listing does not say whether it is complete")
+    token = root.findtext("NextContinuationToken") if truncated == "true" else None
+    if truncated == "true" and not token:
+        raise ListingError("the listing is cut short without a token to go on with")
+    try:
+        objects = [_object(entry, decode) for entry in root.iterfind("Contents")]
+        prefixes = [decode(entry.findtext("Prefix") or "") for entry in root.iterfind("CommonPrefixes")]
+    except (KeyError, ValueError, TypeError) as error:
+        raise ListingError(f"the listing has an entry that cannot be read ({printable(str(error)[:80])})") from None
+    _check_keys([entry.key for entry in objects], prefix)
+    if prefixes and delimiter is None:
+        raise ListingError("the listing has folders that were not asked for")
+    for name in prefixes:
+        if not name.startswith(prefix):
+            raise ListingError(f"the listing has {printable(name[:80])!r}, which is not below its prefix")
+    return Page(objects, prefixes, token)
+
+
+def _root(body: bytes, bucket: str) -> ET.Element:
+    """Return the root of a document that is a listing of this bucket."""
+    if b"<!" in body:
+        # No listing has a declaration, and entities can be made to explode. In data, "<" is always escaped.
+        raise ListingError("the answer to a listing is not S3's: it has a document type or a comment")
+    try:
+        root = ET.fromstring(_NAMESPACE.sub(b"", body, count=1))  # noqa: S314 - no declarations, see above.
+    except ET.ParseError as error:
+        raise ListingError(f"the answer to a listing is not XML ({error})", _PORTAL) from None
+    if root.tag != "ListBucketResult":
+        raise ListingError(f"the answer to a listing is a <{printable(root.tag[:40])}>", _PORTAL)
+    if root.findtext("Name") != bucket:
+        raise ListingError(f"the listing is of bucket {printable(str(root.findtext('Name'))[:80])!r}", _PORTAL)
+    return root
+
+
+_PORTAL = "is there a captive portal or a proxy between here and the endpoint?"
+
+
+def _object(entry: ET.Element, decode: Callable[[str], str]) -> RemoteObject:
+    fields = {field.tag: field.text or "" for field in entry}
+    size = int(fields["Size"])
+    if size < 0:
+        raise ValueError(f"size {size}")
+    return RemoteObject(decode(fields["Key"]), size, ETag.parse(fields["ETag"]), _nanoseconds(fields["LastModified"]))
+
+
+@lru_cache(maxsize=4096)
+def _nanoseconds(text: str) -> int:
+    """Return an ISO 8601 time as nanoseconds since the epoch, in whole milliseconds: no server gives finer ones.
+
+    Rounded down, so that a file never looks newer than its object to `aws s3 sync`.
+    """
+    time = datetime.fromisoformat(text)
+    if time.tzinfo is None:
+        raise ValueError(f"time {text!r} without a zone")
+    return int(time.timestamp() * 1_000 + 0.0005) * 1_000_000
+
+
+def _check_keys(keys: list[str], prefix: str) -> None:
+    """Check that keys are below the prefix and strictly rising, as S3 orders them: by their UTF-8 bytes.
+
+    Python orders text by code point, which is the same order.
+    """
+    before = ""
+    for key in keys:
+        if not key.startswith(prefix):
+            raise ListingError(f"the listing has {printable(key[:80])!r}, which is not below its prefix")
+        if key <= before:
+            raise ListingError(f"the listing runs backwards or repeats itself at {printable(key[:80])!r}")
+        before = key

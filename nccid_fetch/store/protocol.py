@@ -1,0 +1,86 @@
+"""What the flow needs of a store: read a body, and ask for what listings do not say.
+
+Two readers keep this protocol, and one suite of tests holds both to it: `fast`, and `reference`, which
+can express every key and shows every header. Everything above sees objects and our errors only: no
+client's exception, no response, no quoted ETag passes this line. The bucket is never written to.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..model import ETag, RemoteObject
+
+WHOLE_BYTES_MAX = 8 << 20
+"""A body up to this size comes as one chunk; a larger one in chunks of about CHUNK_BYTES."""
+CHUNK_BYTES = 1 << 20
+Chunk = bytes | memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What only a response's headers tell about an object.
+
+    Attributes:
+        encryption: `x-amz-server-side-encryption`, if any.
+        customer_key: Encrypted with a key that the uploader holds (SSE-C).
+        checksum: Algorithm and base-64 value of a checksum of the full object, if S3 stores one.
+    """
+
+    encryption: str | None = None
+    customer_key: bool = False
+    checksum: tuple[str, str] | None = None
+
+    @property
+    def etag_is_opaque(self) -> bool:
+        """Under SSE-KMS and SSE-C an ETag has the look of an MD5 and is none."""
+        return self.customer_key or (self.encryption or "").startswith("aws:kms")
+
+
+class Body(Protocol):
+    """An answer to a GET, while it is open.
+
+    Attributes:
+        etag: The version that is being sent.
+        length: Bytes that this answer promises.
+        facts: What its headers tell, if this reader shows them.
+    """
+
+    @property
+    def etag(self) -> ETag: ...  # noqa: D102
+    @property
+    def length(self) -> int: ...  # noqa: D102
+    @property
+    def facts(self) -> Facts | None: ...  # noqa: D102
+
+    def chunks(self) -> AsyncIterator[Chunk]:
+        """Yield the bytes in order.
+
+        Raises:
+            TransientError: The body broke off or stalled.
+        """
+        ...
+
+
+class Reader(Protocol):
+    """One way to read objects."""
+
+    def can_read(self, key: str) -> bool:
+        """Say whether this reader can express a key."""
+        ...
+
+    def get(self, remote: RemoteObject, start: int = 0) -> AbstractAsyncContextManager[Body]:
+        """Open an object's body, provided that it still has the ETag it was listed with.
+
+        Args:
+            remote: The object as listed.
+            start: The first byte wanted; more than 0 resumes a broken body.
+
+        Raises:
+            TransientError: Worth another attempt. RangeIgnoredError if `start` was not honoured.
+            ObjectError: It changed, is gone, denied or archived.
+            RefusedError: From the fast reader: no, and the reference reader has to say why.
+            RunError: The credentials or the endpoint are at fault, not the object.
+        """
+        ...

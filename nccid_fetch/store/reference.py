@@ -1,0 +1,160 @@
+"""The reference reader, over aioboto3: every key, every header, and the last word on what went wrong."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectTimeoutError,
+    EndpointConnectionError,
+    ProxyConnectionError,
+    SSLError,
+)
+
+from ..errors import NccidFetchError, RangeIgnoredError, ShortBodyError, TransientError, UnreachableError
+from ..keys import printable
+from ..model import ETag, RemoteObject
+from .answers import object_error
+from .protocol import CHUNK_BYTES, WHOLE_BYTES_MAX, Body, Chunk, Facts
+from .session import Session
+
+_CHECKSUMS = ("crc64nvme", "crc32c", "crc32", "sha256", "sha1")
+
+
+class ReferenceReader:
+    """Reads objects with aioboto3's client.
+
+    Args:
+        session: The open session.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def can_read(self, key: str) -> bool:  # noqa: ARG002 - the protocol asks.
+        """Every key can be read."""
+        return True
+
+    @asynccontextmanager
+    async def get(self, remote: RemoteObject, start: int = 0) -> AsyncIterator[Body]:
+        """Open an object's body; see `Reader.get`."""
+        options = {"Range": f"bytes={start}-"} if start else {}
+        if remote.etag.md5 is None:
+            options["ChecksumMode"] = "ENABLED"
+        response = await self._call("get_object", remote, **options)
+        stream = response["Body"]
+        try:
+            if start and not str(response.get("ContentRange", "")).startswith(f"bytes {start}-"):
+                raise RangeIgnoredError(f"{self._session.endpoint} ignored a range")
+            if "ContentLength" not in response:
+                raise ShortBodyError(f"{self._session.endpoint} does not say how long the body is")
+            yield _ReferenceBody(response, stream, self._session.endpoint)
+        finally:
+            stream.close()
+
+    async def facts(self, remote: RemoteObject) -> Facts:
+        """Ask for what only headers tell. Raises as `get` does."""
+        response = await self._call("head_object", remote, ChecksumMode="ENABLED")
+        return _facts(response["ResponseMetadata"]["HTTPHeaders"])
+
+    async def part_sizes(self, remote: RemoteObject) -> list[int] | None:
+        """Ask how many bytes each part of a multipart upload has.
+
+        Parts of one size, as every uploader makes them, take one request; ragged ones a request each.
+
+        Returns:
+            Bytes per part, or None if the server does not know.
+        """
+        count = remote.etag.parts
+        if count is None:
+            return None
+        first = await self._part_size(remote, 1)
+        if first is None:
+            return None
+        if first * (count - 1) < remote.size <= first * count:
+            return [first] * (count - 1) + [remote.size - first * (count - 1)]
+        sizes = [first]
+        for number in range(2, count + 1):
+            size = await self._part_size(remote, number)
+            if size is None:
+                return None
+            sizes.append(size)
+        return sizes if sum(sizes) == remote.size else None
+
+    async def _part_size(self, remote: RemoteObject, number: int) -> int | None:
+        response = await self._call("head_object", remote, PartNumber=number)
+        if response.get("PartsCount", remote.etag.parts) != remote.etag.parts:
+            return None
+        size = response.get("ContentLength")
+        # A server that does not know parts answers with the whole object.
+        if size is None or (size == remote.size and remote.etag.parts != 1):
+            return None
+        return int(size)
+
+    async def _call(self, operation: str, remote: RemoteObject, **options: Any) -> dict[str, Any]:  # noqa: ANN401
+        endpoint = self._session.endpoint
+        await self._session.credentials()  # So that a refresh that fails is an AccessError.
+        try:
+            response: dict[str, Any] = await getattr(self._session.client, operation)(
+                Bucket=self._session.source.bucket, Key=remote.key, IfMatch=remote.etag.header, **options
+            )
+        except ClientError as error:
+            raise _refused(error, endpoint) from error
+        except (EndpointConnectionError, ConnectTimeoutError, ProxyConnectionError, SSLError) as error:
+            raise UnreachableError(f"{endpoint} cannot be reached") from error
+        except (BotoCoreError, aiohttp.ClientError, TimeoutError) as error:
+            raise TransientError(f"{endpoint} broke off: {printable(type(error).__name__)}") from error
+        return response
+
+
+class _ReferenceBody:
+    def __init__(self, response: dict[str, Any], stream: Any, endpoint: str) -> None:  # noqa: ANN401
+        self.etag = ETag.parse(response.get("ETag", ""))
+        self.length = int(response["ContentLength"])
+        self.facts = _facts(response["ResponseMetadata"]["HTTPHeaders"])
+        self._stream, self._endpoint = stream, endpoint
+
+    async def chunks(self) -> AsyncIterator[Chunk]:
+        wanted = self.length if self.length <= WHOLE_BYTES_MAX else CHUNK_BYTES
+        buffer = bytearray()
+        received = 0
+        try:
+            # Not by iteration: aiobotocore's yields a kibibyte at a time, and each would be a hop to a thread.
+            while chunk := await self._stream.read(CHUNK_BYTES):
+                received += len(chunk)
+                buffer += chunk
+                if len(buffer) >= wanted or received > self.length:
+                    yield bytes(buffer)
+                    buffer.clear()
+        except (aiohttp.ClientError, BotoCoreError, TimeoutError, OSError) as error:
+            raise TransientError(f"{self._endpoint} broke off after {received} bytes") from error
+        if buffer:
+            yield bytes(buffer)
+
+
+def _refused(error: ClientError, endpoint: str) -> NccidFetchError:
+    metadata = error.response.get("ResponseMetadata", {})
+    return object_error(
+        metadata.get("HTTPStatusCode", 0),
+        error.response.get("Error", {}).get("Code", ""),
+        metadata.get("HTTPHeaders", {}),
+        endpoint,
+    )
+
+
+def _facts(headers: Mapping[str, str]) -> Facts:
+    checksum = None
+    if headers.get("x-amz-checksum-type", "FULL_OBJECT") == "FULL_OBJECT":
+        for name in _CHECKSUMS:
+            value = headers.get(f"x-amz-checksum-{name}")
+            if value and "-" not in value:  # "-3" marks a checksum of three parts' checksums.
+                checksum = (name.upper(), value)
+                break
+    return Facts(
+        encryption=headers.get("x-amz-server-side-encryption"),
+        customer_key="x-amz-server-side-encryption-customer-algorithm" in headers,
+        checksum=checksum,
+    )

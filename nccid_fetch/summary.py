@@ -1,0 +1,241 @@
+"""What a run came to: a fold over its events, the summary of the contract, and the exit code."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from .errors import Reason
+from .events import (
+    Adopted,
+    Committed,
+    Event,
+    Failed,
+    Fetched,
+    ListingEnded,
+    PagePlanned,
+    PartsKnown,
+    Received,
+    Retrying,
+)
+from .model import Check, Decision, Fetch, PartState, Refuse, VerifiedBy
+from .settings import Settings, Source
+
+FAILURES_MAX = 1000
+"""How many failures a summary names; all of them are in the journal."""
+REFUSALS = {Reason.UNSAFE_KEY, Reason.CONFLICT}
+
+
+@dataclass(slots=True)
+class Count:
+    """Objects and their bytes."""
+
+    objects: int = 0
+    bytes: int = 0
+
+    def add(self, size: int) -> None:
+        """Count one object."""
+        self.objects += 1
+        self.bytes += size
+
+    def as_dict(self) -> dict[str, int]:
+        """Return it as the contract writes it."""
+        return {"objects": self.objects, "bytes": self.bytes}
+
+
+@dataclass(slots=True)
+class PartTally:
+    """How far one part came.
+
+    Attributes:
+        state: Its end; None while it is being listed.
+        listed: What its listing gave so far.
+        settled: What of it reached an end, skipped objects among them.
+    """
+
+    state: PartState | None = None
+    listed: Count = field(default_factory=Count)
+    settled: Count = field(default_factory=Count)
+    message: str | None = None
+
+
+@dataclass(slots=True)
+class Tally:
+    """Folds events into numbers. An instance is a listener: call it with each event."""
+
+    parts: dict[str, PartTally] = field(default_factory=dict)
+    listed: Count = field(default_factory=Count)
+    planned: dict[str, Count] = field(
+        default_factory=lambda: {action: Count() for action in ("fetch", "check", "skip", "refuse")}
+    )
+    fetched: Count = field(default_factory=Count)
+    adopted: Count = field(default_factory=Count)
+    skipped: Count = field(default_factory=Count)
+    refused: int = 0
+    failed: int = 0
+    verified: Counter[VerifiedBy] = field(default_factory=Counter)
+    failures: list[Failed] = field(default_factory=list)
+    received_bytes: int = 0
+    retries: int = 0
+    throttled: int = 0
+    listing_failed: bool = False
+    listing_denied: bool = False
+    denied_later: bool = False
+
+    def __call__(self, event: Event) -> None:
+        """Count an event."""
+        match event:
+            case Received(size):
+                self.received_bytes += size
+            case PagePlanned(part, decisions):
+                self._plan(self.parts.setdefault(part, PartTally()), decisions)
+            case Committed(outcomes):
+                for outcome in outcomes:
+                    self._settle(outcome)
+            case Retrying():
+                self.retries += not event.throttled
+                self.throttled += event.throttled
+            case PartsKnown(parts, states):
+                for part in parts:
+                    self.parts[part] = PartTally(states.get(part))
+            case ListingEnded(part, state, message, denied):
+                tally = self.parts.setdefault(part, PartTally())
+                if tally.state is not PartState.DENIED:
+                    tally.state, tally.message = state, message
+                self.listing_failed |= state is PartState.FAILED and not denied
+                self.denied_later |= (state is PartState.FAILED and denied) or (
+                    state is PartState.DENIED and tally.listed.objects > 0
+                )
+
+    @property
+    def settled(self) -> Count:
+        """What reached an end so far, skipped objects among them."""
+        return Count(
+            sum(part.settled.objects for part in self.parts.values()),
+            sum(part.settled.bytes for part in self.parts.values()),
+        )
+
+    @property
+    def listing_is_complete(self) -> bool:
+        """Whether every part's listing has ended, so that totals are final."""
+        return bool(self.parts) and all(part.state is not None for part in self.parts.values())
+
+    def _plan(self, part: PartTally, decisions: Sequence[Decision]) -> None:
+        for decision in decisions:
+            size = decision.remote.size
+            part.listed.add(size)
+            self.listed.add(size)
+            match decision:
+                case Fetch():
+                    self.planned["fetch"].add(size)
+                case Check():
+                    self.planned["check"].add(size)
+                case Refuse():
+                    self.planned["refuse"].add(size)
+                case _:
+                    self.planned["skip"].add(size)
+                    self.skipped.add(size)
+                    part.settled.add(size)
+
+    def _settle(self, outcome: Fetched | Adopted | Failed) -> None:
+        remote = outcome.remote
+        part = self.parts.setdefault(remote.key.split("/", 2)[1], PartTally())
+        part.settled.add(remote.size)
+        match outcome:
+            case Fetched():
+                self.fetched.add(remote.size)
+                self.verified[outcome.verified_by] += 1
+            case Adopted():
+                self.adopted.add(remote.size)
+                self.verified[outcome.verified_by] += 1
+            case Failed():
+                if outcome.reason in REFUSALS:
+                    self.refused += 1
+                else:
+                    self.failed += 1
+                if len(self.failures) < FAILURES_MAX:
+                    self.failures.append(outcome)
+
+    def exit_code(self, settings: Settings) -> int:
+        """Return the exit code of a run that was not ended by an error: 4, 5, 1, 3 or 0, in this order."""
+        states = [part.state for part in self.parts.values()]
+        denied = PartState.DENIED in states
+        nothing = all(state in {PartState.DENIED, PartState.EMPTY, PartState.ABSENT} for state in states)
+        if nothing or self.denied_later or (denied and (settings.strict or settings.parts)):
+            return 4
+        if self.listing_failed:
+            return 5
+        if self.failed or self.refused:
+            return 1
+        if settings.require_verified and self.verified[VerifiedBy.SIZE]:
+            return 3
+        return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The end of a run, as the contract's JSON has it.
+
+    Attributes:
+        command: `all`, `get`, or `plan`.
+        source: Where it came from.
+        settings: How it was fetched.
+        tally: The numbers.
+        started: When it began.
+        ended: When it ended.
+        exit_code: What the command line exits with.
+        planned: Whether the decisions are part of it: a plan or a dry run.
+    """
+
+    command: str
+    source: Source
+    settings: Settings
+    tally: Tally
+    started: datetime
+    ended: datetime
+    exit_code: int
+    planned: bool = False
+
+    @property
+    def duration_seconds(self) -> float:
+        """How long the run took."""
+        return (self.ended - self.started).total_seconds()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the summary as the contract's JSON object."""
+        tally = self.tally
+        summary: dict[str, Any] = {
+            "schema": "nccid-fetch/summary/1",
+            "command": self.command,
+            "bucket": self.source.bucket,
+            "group": self.source.group,
+            "dest": str(self.settings.dest),
+            "started": _iso(self.started),
+            "ended": _iso(self.ended),
+            "duration_seconds": round(self.duration_seconds, 3),
+            "listed": tally.listed.as_dict(),
+        }
+        if self.planned:
+            summary["planned"] = {action: count.as_dict() for action, count in tally.planned.items()}
+        return summary | {
+            "fetched": tally.fetched.as_dict(),
+            "adopted": tally.adopted.as_dict(),
+            "skipped": tally.skipped.as_dict(),
+            "refused": {"objects": tally.refused},
+            "failed": {"objects": tally.failed},
+            "verified": {proof.label: tally.verified[proof] for proof in VerifiedBy},
+            "parts": {
+                name: {"state": str(part.state or PartState.STOPPED), "listed": part.listed.as_dict()}
+                for name, part in tally.parts.items()
+            },
+            "failures": [
+                {"key": failed.remote.key, "reason": str(failed.reason), "message": failed.message}
+                for failed in tally.failures
+            ],
+            "exit_code": self.exit_code,
+        }
+
+
+def _iso(time: datetime) -> str:
+    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

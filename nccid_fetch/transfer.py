@@ -1,0 +1,220 @@
+"""One object, from decision to proof: request, stage, verify, with every attempt that takes.
+
+An attempt covers the whole of it: request, body and digest. The first goes to the fast reader where there is
+one; all further ones to the reference reader, which sees what the fast one cannot say. A body that broke
+off after more than a few megabytes is resumed by a range under the same ETag; any other begins anew, in a new
+staged file, so that no attempt can leave bytes to another.
+"""
+
+import asyncio
+import os
+import random
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from .destination import Destination
+from .digests import md5_of
+from .disk import Disk
+from .errors import (
+    DigestMismatchError,
+    ListingDeniedError,
+    ObjectError,
+    RangeIgnoredError,
+    Reason,
+    RefusedError,
+    ShortBodyError,
+    ThrottledError,
+    TransientError,
+)
+from .events import Received, Report, Retrying
+from .keys import path_of
+from .model import Check, RemoteObject, VerifiedBy
+from .proof import prove
+from .retry import backoff_seconds, throttle_seconds
+from .settings import Settings, Verify
+from .staging import StagedFile, chunks_of
+from .store.pages import Lister
+from .store.protocol import WHOLE_BYTES_MAX, Reader
+from .store.reference import ReferenceReader
+
+MISMATCHES_MAX = 3
+"""A body that is not the object three times over will not become it."""
+THROTTLED_SECONDS_MAX = 900.0
+"""How long one object goes on being told to slow down."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What every object needs, and what is replaced in tests: network, disk, clock, chance.
+
+    Attributes:
+        group: The group that keys begin with.
+        lister: Asks for listings; here of single keys, to learn why one was denied.
+        reader: Makes first attempts.
+        reference: Makes all others, and has the last word.
+        destination: Where files go.
+        disk: Where blocking work is done.
+        settings: How to fetch.
+        report: Who wants to know.
+        sleep: Waits for seconds.
+        chance: A number in [0, 1).
+        now: Seconds on a clock that only goes forward.
+    """
+
+    group: str
+    lister: Lister
+    reader: Reader
+    reference: ReferenceReader
+    destination: Destination
+    disk: Disk
+    settings: Settings
+    report: Report
+    sleep: Callable[[float], Awaitable[None]] = field(default=asyncio.sleep)
+    chance: Callable[[], float] = field(default=random.random)
+    now: Callable[[], float] = field(default=time.monotonic)
+
+
+async def fetch(remote: RemoteObject, tools: Tools) -> tuple[StagedFile, VerifiedBy]:
+    """Download an object into a staged file and prove it.
+
+    Returns:
+        The staged file, sealed, and how it was proved.
+
+    Raises:
+        ObjectError: It did not arrive, after every attempt that made sense.
+        RunError: The credentials or the endpoint are at fault.
+        OSError: The disk is.
+    """
+    transfer = _Transfer(remote, tools)
+    try:
+        return await transfer.run()
+    except asyncio.CancelledError:
+        raise  # A thread may still be writing; what is staged goes when all threads have ended.
+    except BaseException:
+        await tools.disk.run(transfer.staged.discard)
+        raise
+
+
+class _Transfer:
+    """The attempts at one object."""
+
+    def __init__(self, remote: RemoteObject, tools: Tools) -> None:
+        self.remote = remote
+        self.tools = tools
+        self.staged = self._new_staged()
+
+    async def run(self) -> tuple[StagedFile, VerifiedBy]:
+        tools, remote = self.tools, self.remote
+        reader: Reader = tools.reader if tools.reader.can_read(remote.key) else tools.reference
+        attempt = throttled = mismatches = 0
+        throttled_since: float | None = None
+        while True:
+            try:
+                return self.staged, await self._attempt(reader)
+            except RefusedError:
+                reader = tools.reference
+                continue
+            except ObjectError as error:
+                raise await self._settle(error) from error
+            except ThrottledError as error:
+                throttled += 1
+                throttled_since = tools.now() if throttled_since is None else throttled_since
+                if tools.now() - throttled_since > THROTTLED_SECONDS_MAX:
+                    raise ObjectError(Reason.RETRIES_EXHAUSTED, str(error)) from error
+                pause = throttle_seconds(throttled, error.retry_after_seconds, tools.chance)
+                tools.report(Retrying(remote, attempt + 1, str(error), pause, throttled=True))
+                await self._keep_or_discard(error)
+            except TransientError as error:
+                attempt += 1
+                mismatches += isinstance(error, DigestMismatchError)
+                if attempt >= tools.settings.attempts or mismatches >= MISMATCHES_MAX:
+                    raise ObjectError(error.reason, f"{error}, in {attempt} attempts") from error
+                pause = backoff_seconds(attempt, tools.chance)
+                tools.report(Retrying(remote, attempt, str(error), pause, throttled=False))
+                await self._keep_or_discard(error)
+            reader = tools.reference
+            await tools.sleep(pause)
+
+    async def _attempt(self, reader: Reader) -> VerifiedBy:
+        """Make one attempt, going on where the staged file ends."""
+        remote, staged, tools = self.remote, self.staged, self.tools
+        start = staged.size
+        async with reader.get(remote, start) as body:
+            if body.etag != remote.etag:
+                raise ObjectError(
+                    Reason.CHANGED, "it was replaced after it was listed; a rerun fetches the new version"
+                )
+            if body.length != remote.size - start:
+                raise ShortBodyError(f"the server promised {start + body.length} bytes, and listed {remote.size}")
+            facts = body.facts
+            async for chunk in body.chunks():
+                received = len(chunk)
+                if staged.size + received > remote.size:
+                    raise ShortBodyError(f"the server sent more than the {remote.size} bytes it listed")
+                tools.report(Received(received))
+                if received == remote.size:
+                    await tools.disk.run(lambda whole=chunk: staged.append_and_seal(whole, remote.modified_ns))  # type: ignore[misc]
+                else:
+                    await tools.disk.run(lambda part=chunk: staged.append(part))  # type: ignore[misc]
+        if staged.size != remote.size:
+            raise ShortBodyError(f"the body ended after {staged.size} of {remote.size} bytes")
+        if not staged.is_sealed:
+            await tools.disk.run(lambda: staged.seal(remote.modified_ns))
+        if staged.md5 is None:
+            return VerifiedBy.SIZE
+        return await prove(remote, staged.md5, staged.chunks, facts=facts, reference=tools.reference, disk=tools.disk)
+
+    async def _keep_or_discard(self, error: TransientError) -> None:
+        """Keep what a large body brought before it broke off; begin anew after anything else."""
+        whole = isinstance(error, DigestMismatchError | ShortBodyError | RangeIgnoredError)
+        resumable = 0 < self.staged.size < self.remote.size and self.remote.size > WHOLE_BYTES_MAX
+        if whole or not resumable:
+            await self.tools.disk.run(self.staged.discard)
+            self.staged = self._new_staged()
+
+    def _new_staged(self) -> StagedFile:
+        return self.tools.destination.staging.new(hashed=self.tools.settings.verify is Verify.MD5)
+
+    async def _settle(self, error: ObjectError) -> ObjectError:
+        """Find out what a denial means: readers may not learn from a GET whether a key is still there."""
+        if error.reason is not Reason.DENIED:
+            return error
+        with suppress(ListingDeniedError, TransientError):
+            page = await self.tools.lister.page(self.remote.key, max_keys=1)
+            if not any(found.key == self.remote.key for found in page.objects):
+                return ObjectError(Reason.GONE, "it was deleted after it was listed")
+        return error
+
+
+async def check(decision: Check, tools: Tools) -> VerifiedBy | None:
+    """Hash the file that is there, and adopt it if it is the object.
+
+    Returns:
+        How it was proved, or None if it differs, or nothing can prove it: then it has to be fetched.
+
+    Raises:
+        ObjectError: It cannot be read or adopted.
+        RunError: The credentials or the endpoint are at fault.
+    """
+    remote = decision.remote
+    path = path_of(remote.key, tools.group)
+    descriptor = await tools.disk.run(lambda: tools.destination.open_file(path))
+    try:
+        verified_by = await prove(
+            remote,
+            await tools.disk.run(lambda: md5_of(chunks_of(descriptor))),
+            lambda: chunks_of(descriptor),
+            facts=None,
+            reference=tools.reference,
+            disk=tools.disk,
+        )
+        if verified_by is VerifiedBy.SIZE:
+            return None
+        await tools.disk.run(lambda: tools.destination.adopt(descriptor, remote.modified_ns))
+    except TransientError:
+        return None
+    finally:
+        os.close(descriptor)
+    return verified_by
