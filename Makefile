@@ -1,0 +1,55 @@
+# Everything a developer does. Needs Python 3.11 or newer, make, and a package index; the rest comes with `install`.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+SOURCES := nccid_fetch tests benchmarks
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: install
+install: $(VENV)/.dev ## Make .venv with the package and all that development needs
+
+.PHONY: demo
+demo: $(VENV)/.demo ## Fetch a synthetic warehouse from an embedded S3 server, twice
+	$(BIN)/nccid-fetch demo
+
+.PHONY: test
+test: $(VENV)/.dev ## Run the tests; ARGS="-k journal" for some of them
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal $(ARGS)
+
+.PHONY: check
+check: $(VENV)/.dev ## Lint, types, architecture; changes nothing
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/python -m pytest --quiet --durations=0 tests/test_architecture.py
+
+.PHONY: format
+format: $(VENV)/.dev ## Format the code and mend what ruff can mend
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+.PHONY: bench
+bench: $(VENV)/.dev ## Compare both transports against moto; ARGS=--quick for a short run
+	$(BIN)/python benchmarks/transports.py $(ARGS)
+
+.PHONY: docs
+docs: $(VENV)/.dev ## Rewrite the generated parts of README.md
+	$(BIN)/python -m tests.docs
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(INSTALL) --editable '.[demo]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(INSTALL) --editable '.[dev]'
+	@touch $@ $(VENV)/.demo

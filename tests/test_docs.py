@@ -1,0 +1,75 @@
+"""What the documents promise."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from nccid_fetch.errors import Reason
+from nccid_fetch.model import VerifiedBy
+
+from .docs import README, commands, with_options
+
+TEXT = README.read_text()
+ROOT = README.parent
+
+
+def test_the_options_in_the_readme_are_those_of_the_command_line() -> None:
+    assert with_options(TEXT) == TEXT, "run make docs"
+
+
+def test_every_command_is_in_the_readme_and_has_an_example_or_a_story() -> None:
+    for name, command in commands().items():
+        assert f"nccid-fetch {name}" in TEXT or f"`{name}`" in TEXT
+        assert command.help
+
+
+def test_every_command_that_the_readme_shows_exists() -> None:
+    for name in re.findall(r"nccid-fetch ([a-z]+)", TEXT):
+        assert name in commands()
+
+
+def test_every_option_that_the_readme_shows_exists() -> None:
+    known = {flag for command in commands().values() for parameter in command.params for flag in parameter.opts}
+    foreign = {"--serve", "--version"}
+    for flag in re.findall(r"(?<![\w-])--[a-z][a-z-]+", TEXT):
+        assert flag in known | foreign, flag
+
+
+def test_every_way_of_proof_is_explained() -> None:
+    for proof in VerifiedBy:
+        assert f"`{proof.label}`" in TEXT
+
+
+@pytest.mark.parametrize("code", ["0", "1", "2", "3", "4", "5", "9", "75", "129, 130, 143"])
+def test_every_exit_code_is_explained(code: str) -> None:
+    assert re.search(rf"^\| {code} \|", TEXT, re.MULTILINE)
+
+
+def test_every_link_between_the_documents_leads_somewhere() -> None:
+    for document in (*ROOT.glob("*.md"), *ROOT.glob("nccid_fetch/*.md"), *ROOT.glob("benchmarks/*.md")):
+        for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text()):
+            assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_the_architecture_names_every_room() -> None:
+    text = (ROOT / "nccid_fetch" / "ARCHITECTURE.md").read_text()
+    for path in Path(ROOT / "nccid_fetch").iterdir():
+        if path.name.startswith("_") or path.suffix not in {".py", ""}:
+            continue
+        assert f"`{path.stem}`" in text or f"`{path.name}/`" in text, path.name
+
+
+def test_the_words_of_the_contract_are_the_codes_own() -> None:
+    assert {str(reason) for reason in Reason} == {
+        "changed",
+        "gone",
+        "denied",
+        "archived",
+        "unsafe_key",
+        "conflict",
+        "digest_mismatch",
+        "short_body",
+        "retries_exhausted",
+        "local_error",
+    }
