@@ -14,6 +14,10 @@ _MD5 = re.compile(r"[0-9a-f]{32}")
 _MULTIPART = re.compile(r"[0-9a-f]{32}-([0-9]{1,5})")
 
 
+Chunk = bytes | memoryview
+"""Some of a body's bytes, as they come in."""
+
+
 class ETag(str):
     """An object's version mark, without the quotes it travels in.
 
@@ -89,7 +93,7 @@ class LocalKind(StrEnum):
     BLOCKED = "blocked"
     """A folder on the way is a link or a file."""
     CLOSED = "closed"
-    """A folder on the way may not be entered."""
+    """The file system does not let us there: a folder that may not be entered, a name that it does not take."""
 
 
 class LocalFile(NamedTuple):

@@ -31,11 +31,18 @@ CREDENTIAL_CODES = {
 }
 THROTTLE_CODES = {"SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests"}
 _CODE = re.compile(rb"<Code>\s*([A-Za-z0-9]{1,64})\s*</Code>")
+_REGION = re.compile(rb"<Region>\s*([a-z0-9-]{1,32})\s*</Region>")
 
 
 def code_of(body: bytes) -> str:
     """Return the error code of an S3 error document, or an empty text."""
     found = _CODE.search(body[:16384])
+    return found[1].decode() if found else ""
+
+
+def region_of(body: bytes) -> str:
+    """Return the region that an S3 error document says the bucket is in, or an empty text."""
+    found = _REGION.search(body[:16384])
     return found[1].decode() if found else ""
 
 

@@ -18,8 +18,8 @@ from obstore.exceptions import BaseError, GenericError, PreconditionError
 from obstore.store import S3Store
 
 from ..errors import ObjectError, Reason, RefusedError, TransientError
-from ..model import ETag, RemoteObject
-from .protocol import CHUNK_BYTES, WHOLE_BYTES_MAX, Body, Chunk, Facts
+from ..model import Chunk, ETag, RemoteObject
+from .protocol import CHUNK_BYTES, WHOLE_BYTES_MAX, Body, Facts
 from .session import CONNECT_TIMEOUT_SECONDS, Session
 
 if TYPE_CHECKING:
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 _NOWHERE = "http://127.0.0.1:0"
 _INEXPRESSIBLE = re.compile(r"[\x00-\x1f\x7f]|(?:^|/)\.{0,2}(?:/|$)")
+_FAILURES_MAX = 8
+"""A reader of which so many first requests fail and none succeeds does not get along with this server at all: it
+may, say, not accept a certificate that the AWS CLI accepts. Objects then go straight to the reference reader."""
 _FRESH = timedelta(minutes=4)
 """How long the store keeps temporary credentials before it asks the session again."""
 
@@ -42,6 +45,8 @@ class FastReader:
 
     def __init__(self, session: Session, *, connections: int) -> None:
         self._endpoint = session.endpoint
+        self._answered = False
+        self._failures = 0
         address = urlsplit(session.base_url)
         path_style = address.path.strip("/") != ""
         options: ClientConfig = {
@@ -73,7 +78,7 @@ class FastReader:
         signing = {"skip_signature": True} if session.source.no_sign_request else {"credential_provider": credentials}
         self._store = S3Store(
             session.source.bucket,
-            endpoint=f"{address.scheme}://{address.netloc}",
+            endpoint=session.base_url.removesuffix(f"/{session.source.bucket}"),  # A gateway may lie below a path.
             virtual_hosted_style_request=not path_style,
             region=session.region,
             client_options=options,
@@ -83,6 +88,8 @@ class FastReader:
 
     def can_read(self, key: str) -> bool:
         """Say whether obstore's paths can express a key: no control character, no empty or dot segment."""
+        if not self._answered and self._failures >= _FAILURES_MAX:
+            return False
         return _INEXPRESSIBLE.search(key) is None
 
     @asynccontextmanager
@@ -98,11 +105,11 @@ class FastReader:
                 Reason.CHANGED, "it was replaced after it was listed; a rerun fetches the new version"
             ) from error
         except GenericError as error:
-            if start:
-                raise RefusedError(f"{self._endpoint} did not answer a range") from error
-            raise TransientError(f"{self._endpoint} did not answer") from error
+            self._failures += 1
+            raise RefusedError(f"{self._endpoint} did not give it") from error
         except (BaseError, OSError) as error:
             raise RefusedError(f"{self._endpoint} refused it") from error
+        self._answered = True
         yield _FastBody(result, self._endpoint)
 
 

@@ -26,13 +26,14 @@ from botocore.exceptions import (
 from ..errors import ListingError, TransientError, UnreachableError
 from ..keys import printable
 from ..model import ETag, RemoteObject
-from .answers import code_of, listing_error
+from .answers import code_of, listing_error, region_of
 from .session import Session
 
 PAGE_KEYS = 1000
 PAGE_BYTES_MAX = 16 << 20
 """A page of 1,000 keys of S3's greatest length, percent-encoded, is far below."""
-_NAMESPACE = re.compile(rb'\sxmlns="[^"]*"')
+_NAMESPACE = re.compile(rb'(<ListBucketResult\b[^>]*?)\sxmlns="[^"]*"')
+"""Of the root alone: without `encoding-type`, a key may hold the same text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +95,8 @@ class Lister:
         url = f"{self._session.base_url}?{urlencode(sorted(query.items()), quote_via=quote, safe='-_.~')}"
         status, headers, body = await self._ask(url)
         if status != 200:
+            if region := region_of(body):
+                headers = {"x-amz-bucket-region": region, **headers}
             raise listing_error(status, code_of(body), headers, self._session.endpoint)
         try:
             return parse_page(body, bucket=self._session.source.bucket, prefix=prefix, delimiter=delimiter)
@@ -172,11 +175,12 @@ def parse_page(body: bytes, *, bucket: str, prefix: str, delimiter: str | None =
 
 def _root(body: bytes, bucket: str) -> ET.Element:
     """Return the root of a document that is a listing of this bucket."""
-    if b"<!" in body:
+    if b"<!" in body or b"\0" in body:
         # No listing has a declaration, and entities can be made to explode. In data, "<" is always escaped.
+        # Nor is there a NUL, except in UTF-16, which would hide a declaration from this search.
         raise ListingError("the answer to a listing is not S3's: it has a document type or a comment")
     try:
-        root = ET.fromstring(_NAMESPACE.sub(b"", body, count=1))  # noqa: S314 - no declarations, see above.
+        root = ET.fromstring(_NAMESPACE.sub(rb"\1", body, count=1))  # noqa: S314 - no declarations, see above.
     except ET.ParseError as error:
         raise ListingError(f"the answer to a listing is not XML ({error})", _PORTAL) from None
     if root.tag != "ListBucketResult":

@@ -10,12 +10,11 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from ..model import ETag, RemoteObject
+from ..model import Chunk, ETag, RemoteObject
 
 WHOLE_BYTES_MAX = 8 << 20
 """A body up to this size comes as one chunk; a larger one in chunks of about CHUNK_BYTES."""
 CHUNK_BYTES = 1 << 20
-Chunk = bytes | memoryview
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +77,9 @@ class Reader(Protocol):
             start: The first byte wanted; more than 0 resumes a broken body.
 
         Raises:
+            RefusedError: From the fast reader, whatever the cause: the reference reader is to be asked at once.
             TransientError: Worth another attempt. RangeIgnoredError if `start` was not honoured.
             ObjectError: It changed, is gone, denied or archived.
-            RefusedError: From the fast reader: no, and the reference reader has to say why.
             RunError: The credentials or the endpoint are at fault, not the object.
         """
         ...

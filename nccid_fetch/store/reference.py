@@ -16,9 +16,9 @@ from botocore.exceptions import (
 
 from ..errors import NccidFetchError, RangeIgnoredError, ShortBodyError, TransientError, UnreachableError
 from ..keys import printable
-from ..model import ETag, RemoteObject
+from ..model import Chunk, ETag, RemoteObject
 from .answers import object_error
-from .protocol import CHUNK_BYTES, WHOLE_BYTES_MAX, Body, Chunk, Facts
+from .protocol import CHUNK_BYTES, WHOLE_BYTES_MAX, Body, Facts
 from .session import Session
 
 _CHECKSUMS = ("crc64nvme", "crc32c", "crc32", "sha256", "sha1")
@@ -51,7 +51,9 @@ class ReferenceReader:
                 raise RangeIgnoredError(f"{self._session.endpoint} ignored a range")
             if "ContentLength" not in response:
                 raise ShortBodyError(f"{self._session.endpoint} does not say how long the body is")
-            yield _ReferenceBody(response, stream, self._session.endpoint)
+            # What resumes a body comes in small chunks however little it is: on a line that goes on breaking, each is kept.
+            whole = not start and response["ContentLength"] <= WHOLE_BYTES_MAX
+            yield _ReferenceBody(response, stream, self._session.endpoint, whole=whole)
         finally:
             stream.close()
 
@@ -60,10 +62,13 @@ class ReferenceReader:
         response = await self._call("head_object", remote, ChecksumMode="ENABLED")
         return _facts(response["ResponseMetadata"]["HTTPHeaders"])
 
-    async def part_sizes(self, remote: RemoteObject) -> list[int] | None:
+    async def part_sizes(self, remote: RemoteObject, *, each: bool = False) -> list[int] | None:
         """Ask how many bytes each part of a multipart upload has.
 
-        Parts of one size, as every uploader makes them, take one request; ragged ones a request each.
+        Args:
+            remote: The object.
+            each: Ask for every part. Else parts that can be of one size, as every uploader makes them, are taken to
+                be, after one request.
 
         Returns:
             Bytes per part, or None if the server does not know.
@@ -74,8 +79,9 @@ class ReferenceReader:
         first = await self._part_size(remote, 1)
         if first is None:
             return None
-        if first * (count - 1) < remote.size <= first * count:
-            return [first] * (count - 1) + [remote.size - first * (count - 1)]
+        rest = remote.size - first * (count - 1)
+        if 0 < rest <= first and not each:
+            return [first] * (count - 1) + [rest]
         sizes = [first]
         for number in range(2, count + 1):
             size = await self._part_size(remote, number)
@@ -111,14 +117,14 @@ class ReferenceReader:
 
 
 class _ReferenceBody:
-    def __init__(self, response: dict[str, Any], stream: Any, endpoint: str) -> None:  # noqa: ANN401
+    def __init__(self, response: dict[str, Any], stream: Any, endpoint: str, *, whole: bool) -> None:  # noqa: ANN401
         self.etag = ETag.parse(response.get("ETag", ""))
         self.length = int(response["ContentLength"])
         self.facts = _facts(response["ResponseMetadata"]["HTTPHeaders"])
         self._stream, self._endpoint = stream, endpoint
+        self._wanted = self.length if whole else CHUNK_BYTES
 
     async def chunks(self) -> AsyncIterator[Chunk]:
-        wanted = self.length if self.length <= WHOLE_BYTES_MAX else CHUNK_BYTES
         buffer = bytearray()
         received = 0
         try:
@@ -126,7 +132,7 @@ class _ReferenceBody:
             while chunk := await self._stream.read(CHUNK_BYTES):
                 received += len(chunk)
                 buffer += chunk
-                if len(buffer) >= wanted or received > self.length:
+                if len(buffer) >= self._wanted or received > self.length:
                     yield bytes(buffer)
                     buffer.clear()
         except (aiohttp.ClientError, BotoCoreError, TimeoutError, OSError) as error:
@@ -137,9 +143,10 @@ class _ReferenceBody:
 
 def _refused(error: ClientError, endpoint: str) -> NccidFetchError:
     metadata = error.response.get("ResponseMetadata", {})
+    code = error.response.get("Error", {}).get("Code", "")
     return object_error(
         metadata.get("HTTPStatusCode", 0),
-        error.response.get("Error", {}).get("Code", ""),
+        "" if code.isdigit() else code,  # An answer to HEAD has no body: botocore repeats the status.
         metadata.get("HTTPHeaders", {}),
         endpoint,
     )

@@ -5,6 +5,7 @@ address lies; nothing of that is repeated here. What it would do by default and 
 to another host and send the session token there, ask HeadBucket for a region, retry behind our back.
 """
 
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -18,37 +19,25 @@ from botocore import UNSIGNED
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSPreparedRequest, AWSRequest
 from botocore.credentials import ReadOnlyCredentials
-from botocore.exceptions import BotoCoreError, NoCredentialsError, ProfileNotFound
+from botocore.exceptions import BotoCoreError, ClientError, ConfigParseError, NoCredentialsError, ProfileNotFound
 from botocore.utils import get_environ_proxies
 
 from .. import warehouse
 from ..errors import AccessError, UsageError
+from ..keys import printable
 from ..settings import Source
-from .answers import run_error
 
 CONNECT_TIMEOUT_SECONDS = 10.0
+_CREDENTIAL_FAILURES = (BotoCoreError, ClientError, OSError, ValueError)
+"""What comes of a provider's answer, of STS, of a `credential_process` that is not there, or prints no JSON."""
 
 
 class StrictSession(AIOHTTPSession):  # type: ignore[misc]
-    """aiobotocore's HTTP client, but every redirect is an error instead of another request."""
+    """aiobotocore's HTTP client, for which a redirect is an answer like any other, and no reason to ask elsewhere."""
 
     async def _get_session(self, proxy_url: str | None) -> Any:  # noqa: ANN401 - stands in for aiohttp's.
         session = await super()._get_session(proxy_url)
         return _WithoutRedirects(session)
-
-    async def send(self, request: AWSPreparedRequest) -> Any:  # noqa: ANN401 - an AioAWSResponse, untyped.
-        """Send a signed request.
-
-        Raises:
-            RedirectRefusedError: The answer points elsewhere.
-        """
-        response = await super().send(request)
-        if 300 <= response.status_code < 400 and response.status_code != 304:
-            response.raw.close()
-            error = run_error(response.status_code, "", response.headers, urlsplit(request.url).netloc)
-            if error is not None:
-                raise error
-        return response
 
 
 class _WithoutRedirects:
@@ -112,7 +101,7 @@ class Session:
             return None
         try:
             return await self._credentials.get_frozen_credentials()
-        except BotoCoreError as error:
+        except _CREDENTIAL_FAILURES as error:
             raise _no_credentials(error) from error
 
     @property
@@ -150,6 +139,10 @@ async def open_session(source: Source, *, connections: int, stall_seconds: float
         credentials = None if source.no_sign_request else await _load_credentials(core)
     except ProfileNotFound as error:
         raise UsageError(str(error), hint="aws configure list-profiles shows the known ones") from error
+    except BotoCoreError as error:
+        raise UsageError(f"AWS's configuration cannot be read: {error}", hint="check ~/.aws/config") from error
+    ca_bundle = core.get_config_variable("ca_bundle")
+    _check_certificates(ca_bundle)
     config = AioConfig(
         http_session_cls=StrictSession,
         signature_version=UNSIGNED if source.no_sign_request else "s3v4",
@@ -165,16 +158,14 @@ async def open_session(source: Source, *, connections: int, stall_seconds: float
             client = await stack.enter_async_context(
                 session.client("s3", region_name=region, endpoint_url=source.endpoint_url, config=config)
             )
-            # A presigned URL is the public way to learn where AWS's rules place a bucket.
-            located = await client.generate_presigned_url("list_objects_v2", Params={"Bucket": source.bucket})
+            client.meta.events.register("before-call.s3", _stay_here)
+            base_url = await _locate(client, source.bucket)
         except (BotoCoreError, ValueError) as error:
             raise UsageError(
                 f"the S3 client cannot be set up: {error}", hint="check --endpoint-url and --region"
             ) from error
-        base_url = located.partition("?")[0].rstrip("/")
         source.check_endpoint(base_url)  # It may have come from AWS_ENDPOINT_URL or a profile.
         proxies = get_environ_proxies(base_url)
-        ca_bundle = core.get_config_variable("ca_bundle")
         http = await stack.enter_async_context(
             StrictSession(
                 verify=ca_bundle or True,
@@ -195,20 +186,64 @@ async def open_session(source: Source, *, connections: int, stall_seconds: float
         )
 
 
+class _Located(Exception):  # noqa: N818 - the way out of a request that is not sent, not a fault.
+    """Carries the address that a request was about to go to."""
+
+
+async def _locate(client: Any, bucket: str) -> str:  # noqa: ANN401 - aioboto3 has no types.
+    """Return a bucket's address as AWS's rules have it, by way of a request that is stopped before it is sent.
+
+    A presigned URL would do, but names the global endpoint where the client itself asks the region's.
+    """
+
+    def stop(request: AWSPreparedRequest, **_: Any) -> None:  # noqa: ANN401 - botocore has no types.
+        raise _Located(request.url)
+
+    client.meta.events.register("before-send.s3", stop)
+    try:
+        await client.list_objects_v2(Bucket=bucket)
+    except _Located as located:
+        return str(located).partition("?")[0].rstrip("/")
+    finally:
+        client.meta.events.unregister("before-send.s3", stop)
+    raise AssertionError("the request was sent")
+
+
+def _check_certificates(path: str | None) -> None:
+    """Refuse certificates that cannot be read now: each client would say so later, in its own way."""
+    if path:
+        try:
+            ssl.create_default_context(cafile=path)
+        except OSError as error:
+            raise UsageError(
+                f"the certificates in {path} cannot be read: {error}", hint="check AWS_CA_BUNDLE and REQUESTS_CA_BUNDLE"
+            ) from error
+
+
+def _stay_here(params: dict[str, Any], **_: Any) -> None:  # noqa: ANN401 - botocore has no types.
+    """Mark a request as redirected once already, which is how botocore is told not to redirect it.
+
+    It would take an error for a wrong region, ask HeadBucket, and send the request again to another host.
+    """
+    params["context"].setdefault("s3_redirect", {})["redirected"] = True
+
+
 async def _load_credentials(core: aiobotocore.session.AioSession) -> Any:  # noqa: ANN401 - botocore has no types.
     try:
         credentials = await core.get_credentials()
-    except ProfileNotFound:
+        if credentials is not None:
+            await credentials.get_frozen_credentials()  # Temporary ones are fetched now, or cannot be.
+    except (ProfileNotFound, ConfigParseError):
         raise
-    except BotoCoreError as error:
+    except _CREDENTIAL_FAILURES as error:
         raise _no_credentials(error) from error
     if credentials is None:
         raise _no_credentials(NoCredentialsError())
     return credentials
 
 
-def _no_credentials(error: BotoCoreError) -> AccessError:
+def _no_credentials(error: Exception) -> AccessError:
     return AccessError(
-        f"no usable AWS credentials: {error}",
+        f"no usable AWS credentials: {printable(str(error))}",
         hint="choose a profile with --profile, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
     )

@@ -1,0 +1,853 @@
+"""The session and the two readers: whom they talk to, with what rights, and what they make of every answer."""
+
+import hashlib
+import sys
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+import nccid_fetch
+from nccid_fetch import errors, warehouse
+from nccid_fetch.errors import (
+    AccessError,
+    EndpointError,
+    ListingDeniedError,
+    NccidFetchError,
+    ObjectError,
+    RangeIgnoredError,
+    Reason,
+    RedirectRefusedError,
+    RefusedError,
+    ShortBodyError,
+    ThrottledError,
+    TransientError,
+    UnreachableError,
+    UsageError,
+)
+from nccid_fetch.model import ETag, RemoteObject
+from nccid_fetch.settings import Source
+from nccid_fetch.store.answers import code_of, listing_error, object_error, region_of
+from nccid_fetch.store.fast import FastReader
+from nccid_fetch.store.pages import Lister
+from nccid_fetch.store.protocol import Facts, Reader
+from nccid_fetch.store.reference import ReferenceReader, _facts
+from nccid_fetch.store.session import Session, open_session
+
+from .conftest import run
+from .servers.scripted import Action, Body, Chunked, Cut, IgnoreRange, Operation, Redirect, ScriptedS3, Stall, Status
+
+T = TypeVar("T")
+BUCKET = warehouse.BUCKET
+KEY = "training/ct/a.dcm"
+DATA = bytes(range(256))
+HERE = RemoteObject(KEY, len(DATA), ETag(hashlib.md5(DATA).hexdigest()), 0)
+Make = Callable[[Session], Reader]
+
+
+def fast(session: Session) -> Reader:
+    return FastReader(session, connections=4)
+
+
+NO: dict[Make, type[NccidFetchError]] = {fast: RefusedError, ReferenceReader: TransientError}
+"""How each reader says that it did not get a body opened. Only the reference reader is asked to know why."""
+
+both = pytest.mark.parametrize("make", [fast, ReferenceReader], ids=["fast", "reference"])
+
+
+@pytest.fixture
+def s3() -> Iterator[ScriptedS3]:
+    with ScriptedS3() as server:
+        server.put(KEY, DATA)
+        yield server
+
+
+@pytest.fixture
+def other() -> Iterator[ScriptedS3]:
+    """Another server, which would answer whatever it were asked."""
+    with ScriptedS3() as server:
+        server.put(KEY, DATA)
+        yield server
+
+
+def talk(
+    scenario: Callable[[Session], Awaitable[T]],
+    s3: ScriptedS3 | None = None,
+    *,
+    stall_seconds: float = 30.0,
+    **source: Any,
+) -> T:
+    """Run a scenario in an open session, with a server or with whatever the environment names."""
+    if s3 is not None:
+        source["endpoint_url"] = s3.endpoint_url
+
+    async def go() -> T:
+        async with open_session(Source(**source), connections=4, stall_seconds=stall_seconds) as session:
+            return await scenario(session)
+
+    return run(go())
+
+
+async def read(reader: Reader, remote: RemoteObject = HERE, start: int = 0) -> tuple[ETag, int, bytes]:
+    """The ETag, the promised length, and the bytes."""
+    async with reader.get(remote, start) as body:
+        return body.etag, body.length, b"".join([bytes(chunk) async for chunk in body.chunks()])
+
+
+def got(make: Make, s3: ScriptedS3, start: int = 0, **options: Any) -> tuple[ETag, int, bytes]:
+    return talk(lambda session: read(make(session), start=start), s3, **options)
+
+
+async def address(session: Session) -> tuple[str, str]:
+    return session.base_url, session.region
+
+
+# Redirects
+
+
+def elsewhere(other: ScriptedS3) -> str:
+    """The other server under the name of another host."""
+    return f"http://localhost:{other.endpoint_url.rpartition(':')[2]}/{BUCKET}/{KEY}"
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_the_fast_reader_does_not_reach_the_host_that_a_redirect_names(
+    s3: ScriptedS3, other: ScriptedS3, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    """It would send the session token there, in a header that no client knows to be one."""
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "canary")
+    s3.script("get", Redirect(elsewhere(other), status), count=None)
+    with pytest.raises(RefusedError):
+        got(fast, s3)
+    assert other.requests == []
+    assert {seen.headers["x-amz-security-token"] for seen in s3.requests} == {"canary"}
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("operation", ["get", "facts", "part_sizes"])
+def test_the_reference_reader_refuses_every_redirect_even_to_the_same_host(
+    s3: ScriptedS3, other: ScriptedS3, status: int, operation: str
+) -> None:
+    remote = HERE._replace(etag=ETag(f"{'0' * 32}-2"))
+    kinds: tuple[Operation, ...] = ("get", "head")
+    for kind in kinds:
+        s3.script(kind, Redirect(f"{other.endpoint_url}/{BUCKET}/{KEY}", status), count=None)
+
+    async def scenario(session: Session) -> None:
+        reader = ReferenceReader(session)
+        await (read(reader, remote) if operation == "get" else getattr(reader, operation)(remote))
+
+    with pytest.raises(RedirectRefusedError, match=rf"redirect \({status}\), which") as caught:
+        talk(scenario, s3)
+    assert caught.value.exit_code == 5
+    assert other.requests == []
+    assert len(s3.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "body", [b"<html><body>Log in<br></body></html>", b"", b"\xff\x00"], ids=["HTML", "none", "junk"]
+)
+def test_a_redirect_is_one_whatever_its_body_says(s3: ScriptedS3, other: ScriptedS3, body: bytes) -> None:
+    s3.script("get", Body(body, status=302, headers={"Location": other.endpoint_url}))
+    with pytest.raises(RedirectRefusedError):
+        got(ReferenceReader, s3)
+    assert other.requests == []
+
+
+WRONG_REGION: dict[str, Action] = {
+    "301": Status(301, "PermanentRedirect", headers={"x-amz-bucket-region": "us-east-1"}),
+    "400 with a header": Status(400, "AuthorizationHeaderMalformed", headers={"x-amz-bucket-region": "us-east-1"}),
+    "400 with an element": Body(
+        b"<Error><Code>AuthorizationHeaderMalformed</Code><Region>us-east-1</Region></Error>", status=400
+    ),
+    "400 with a code": Status(400, "PermanentRedirect"),
+}
+
+
+@pytest.mark.parametrize("answer", WRONG_REGION.values(), ids=WRONG_REGION)
+def test_a_wrong_region_is_an_error_and_no_reason_to_ask_another_host(s3: ScriptedS3, answer: Action) -> None:
+    """botocore would ask HeadBucket for the region, and send the request again to that region's host."""
+    s3.script("get", answer)
+    with pytest.raises(EndpointError):
+        got(ReferenceReader, s3)
+    assert [(seen.method, seen.key) for seen in s3.requests] == [("GET", KEY)]
+
+
+def test_a_head_that_is_refused_does_not_lead_to_a_head_of_the_bucket(s3: ScriptedS3) -> None:
+    s3.script("head", Status(400, "ExpiredToken"))
+    with pytest.raises(TransientError, match=r"answered 400$"):
+        talk(lambda session: ReferenceReader(session).facts(HERE), s3)
+    assert [(seen.method, seen.key) for seen in s3.requests] == [("HEAD", KEY)]
+
+
+# What is asked
+
+
+@both
+def test_a_body_is_asked_for_under_the_etag_that_was_listed(s3: ScriptedS3, make: Make) -> None:
+    assert got(make, s3) == (HERE.etag, HERE.size, DATA)
+    (seen,) = s3.requests
+    assert (seen.method, seen.key, seen.headers["if-match"]) == ("GET", KEY, f'"{HERE.etag}"')
+    assert "range" not in seen.headers
+
+
+@both
+def test_a_body_is_resumed_under_the_etag_that_was_listed(s3: ScriptedS3, make: Make) -> None:
+    assert got(make, s3, start=100) == (HERE.etag, HERE.size - 100, DATA[100:])
+    (seen,) = s3.requests
+    assert (seen.headers["if-match"], seen.headers["range"]) == (f'"{HERE.etag}"', "bytes=100-")
+
+
+@both
+def test_an_object_that_was_replaced_is_changed(s3: ScriptedS3, make: Make) -> None:
+    s3.put(KEY, DATA[::-1])
+    with pytest.raises(ObjectError) as caught:
+        got(make, s3)
+    assert caught.value.reason is Reason.CHANGED
+
+
+def test_facts_and_part_sizes_are_asked_for_under_the_etag_that_was_listed(s3: ScriptedS3) -> None:
+    async def scenario(session: Session) -> None:
+        reader = ReferenceReader(session)
+        for ask in (reader.facts, reader.part_sizes):
+            with pytest.raises(ObjectError) as caught:
+                await ask(HERE._replace(etag=ETag(f"{'0' * 32}-2")))
+            assert caught.value.reason is Reason.CHANGED
+
+    talk(scenario, s3)
+    assert {seen.headers["if-match"] for seen in s3.requests} == {f'"{"0" * 32}-2"'}
+
+
+@both
+def test_every_request_is_signed_unless_that_is_not_wanted(s3: ScriptedS3, make: Make) -> None:
+    got(make, s3)
+    got(make, s3, no_sign_request=True)
+    signed, unsigned = s3.requests
+    assert signed.headers["authorization"].startswith("AWS4-HMAC-SHA256 Credential=test/")
+    assert "authorization" not in unsigned.headers
+
+
+def test_an_unsigned_listing_needs_no_credentials(s3: ScriptedS3, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    page = talk(lambda session: Lister(session).page("training/"), s3, no_sign_request=True)
+    assert [found.key for found in page.objects] == [KEY]
+    assert "authorization" not in s3.requests[0].headers
+
+
+@both
+def test_an_endpoint_may_lie_below_a_path(s3: ScriptedS3, make: Make) -> None:
+    with pytest.raises(NccidFetchError):
+        talk(lambda session: read(make(session)), endpoint_url=f"{s3.endpoint_url}/gateway")
+    assert s3.requests[0].path_raw == f"/gateway/{BUCKET}/{KEY}"
+
+
+# Answers that lie
+
+
+@both
+@pytest.mark.parametrize(
+    "fault", [Cut(0), Cut(100), Cut(100, reset=True)], ids=["no body", "half a body", "half a body and a reset"]
+)
+def test_a_body_that_breaks_off_is_transient(s3: ScriptedS3, make: Make, fault: Action) -> None:
+    s3.script("get", fault)
+    with pytest.raises(TransientError):
+        got(make, s3)
+
+
+@both
+@pytest.mark.parametrize("fault", [Status(500, "InternalError"), Status(503, "SlowDown")], ids=["500", "503"])
+def test_a_server_that_has_trouble_is_transient(s3: ScriptedS3, make: Make, fault: Action) -> None:
+    s3.script("get", fault)
+    with pytest.raises(NO[make]):
+        got(make, s3)
+
+
+@both
+@pytest.mark.parametrize("after_bytes", [0, 100])
+def test_a_body_that_stalls_is_transient(s3: ScriptedS3, make: Make, after_bytes: int) -> None:
+    s3.script("get", Stall(after_bytes))
+    with pytest.raises(TransientError):
+        got(make, s3, stall_seconds=0.3)
+
+
+@both
+@pytest.mark.parametrize("fault", [Body(DATA, content_length=False), Chunked(DATA)], ids=["till the end", "chunked"])
+def test_a_body_that_does_not_say_how_long_it_is_is_not_read(s3: ScriptedS3, make: Make, fault: Action) -> None:
+    """However whole it is: where the length is missing, a body that ends early cannot be told from one that ends."""
+    s3.script("get", fault)
+    with pytest.raises(NO[make]) as caught:
+        got(make, s3)
+    if make is ReferenceReader:
+        assert isinstance(caught.value, ShortBodyError)
+
+
+@both
+def test_an_error_document_that_comes_as_a_body_shows_by_its_length(s3: ScriptedS3, make: Make) -> None:
+    document = b"<Error><Code>InternalError</Code></Error>"
+    s3.script("get", Body(document))
+    _, length, body = got(make, s3)
+    assert (length, body) == (len(document), document)
+    assert length != HERE.size
+
+
+@both
+def test_the_etag_of_the_answer_is_told_whatever_was_asked_for(s3: ScriptedS3, make: Make) -> None:
+    s3.script("get", Body(DATA, etag="another"))
+    assert got(make, s3)[0] == "another"
+
+
+@both
+def test_an_answer_without_an_etag_vouches_for_no_version(s3: ScriptedS3, make: Make) -> None:
+    s3.script("get", Body(DATA, etag=None))
+    assert got(make, s3)[0] == ""
+
+
+@both
+def test_a_header_that_is_not_utf8_is_a_failed_attempt_and_no_crash(s3: ScriptedS3, make: Make) -> None:
+    s3.script("get", Body(DATA, headers={"x-amz-meta-name": "Jos\xe9"}))
+    with pytest.raises(NO[make]):
+        got(make, s3)
+
+
+RANGES: dict[str, Action] = {
+    "the whole object": IgnoreRange(),
+    "another range": Body(DATA, status=206, headers={"Content-Range": "bytes 0-255/256"}),
+    "no word on the range": Body(DATA[100:], status=200),
+}
+
+
+@pytest.mark.parametrize("answer", RANGES.values(), ids=RANGES)
+@both
+def test_a_range_that_is_answered_with_something_else_is_not_read(s3: ScriptedS3, make: Make, answer: Action) -> None:
+    s3.script("get", answer)
+    with pytest.raises((RangeIgnoredError, RefusedError)) as caught:
+        got(make, s3, start=100)
+    assert isinstance(caught.value, RefusedError if make is fast else RangeIgnoredError)
+
+
+@pytest.mark.parametrize("transport", ["fast", "aioboto3"])
+def test_another_version_under_the_listed_length_does_not_arrive(
+    s3: ScriptedS3, tmp_path: Path, transport: str
+) -> None:
+    """Even where nothing is hashed: the ETag of the answer is held against the listed one."""
+    s3.script("get", Body(DATA[::-1], etag="0" * 32), count=None)
+    summary = nccid_fetch.fetch(
+        "ct", dest=tmp_path / "dest", endpoint_url=s3.endpoint_url, verify="size", transport=transport
+    )
+    assert [failure["reason"] for failure in summary.as_dict()["failures"]] == ["changed"]
+    assert not (tmp_path / "dest" / "ct" / "a.dcm").exists()
+
+
+# Refusals
+
+
+REFUSALS: dict[str, tuple[Action, Reason]] = {
+    "404": (Status(404, "NoSuchKey"), Reason.GONE),
+    "403": (Status(403, "AccessDenied"), Reason.DENIED),
+    "archived": (Status(403, "InvalidObjectState"), Reason.ARCHIVED),
+    "412": (Status(412, "PreconditionFailed"), Reason.CHANGED),
+}
+
+
+@pytest.mark.parametrize(("answer", "reason"), REFUSALS.values(), ids=REFUSALS)
+def test_the_reference_reader_says_why_an_object_was_refused(s3: ScriptedS3, answer: Action, reason: Reason) -> None:
+    s3.script("get", answer)
+    with pytest.raises(ObjectError) as caught:
+        got(ReferenceReader, s3)
+    assert caught.value.reason is reason
+
+
+@pytest.mark.parametrize("answer", [Status(404, "NoSuchKey"), Status(403, "AccessDenied"), Status(401, "")])
+def test_the_fast_reader_leaves_it_to_the_reference_reader_to_say_why(s3: ScriptedS3, answer: Action) -> None:
+    s3.script("get", answer)
+    with pytest.raises(RefusedError):
+        got(fast, s3)
+
+
+@pytest.mark.parametrize("code", ["ExpiredToken", "InvalidAccessKeyId", "SignatureDoesNotMatch"])
+def test_credentials_at_fault_end_the_run_and_not_one_object(s3: ScriptedS3, code: str) -> None:
+    s3.script("get", Status(403, code))
+    with pytest.raises(AccessError):
+        got(ReferenceReader, s3)
+
+
+@both
+def test_an_endpoint_that_is_not_there_is_transient(make: Make) -> None:
+    with ScriptedS3() as server:
+        gone = server.endpoint_url
+    with pytest.raises(RefusedError if make is fast else UnreachableError):
+        talk(lambda session: read(make(session)), endpoint_url=gone)
+
+
+# Keys
+
+
+@pytest.mark.parametrize(
+    ("key", "can"),
+    [
+        ("training/ct/a", True),
+        ("training/ct/ /é%2F+\\?#.dcm", True),
+        ("training/ct/...", True),
+        ("training/ct/.a", True),
+        ("training/ct//a", False),
+        ("training/ct/./a", False),
+        ("training/ct/../a", False),
+        ("training/ct/a/", False),
+        ("/training", False),
+        ("training/ct/..", False),
+        ("training/ct/\x01", False),
+        ("training/ct/a\n", False),
+        ("training/ct/\x7f", False),
+    ],
+)
+def test_the_fast_reader_knows_which_keys_it_can_express(s3: ScriptedS3, key: str, can: bool) -> None:  # noqa: FBT001
+    async def scenario(session: Session) -> tuple[bool, bool]:
+        return fast(session).can_read(key), ReferenceReader(session).can_read(key)
+
+    assert talk(scenario, s3) == (can, True)
+
+
+def test_the_reference_reader_reads_every_key_that_s3_can_have(s3: ScriptedS3) -> None:
+    keys = [f"training/ct/{name}" for name in ("a//b", "a/", "./a", "../a", "\x01", "a\nb", "\x7f", "é ~+%2F?#")]
+    for key in keys:
+        s3.put(key, key.encode())
+
+    async def scenario(session: Session) -> dict[str, bytes]:
+        reader = ReferenceReader(session)
+        page = await Lister(session).page("training/ct/")
+        return {found.key: (await read(reader, found))[2] for found in page.objects}
+
+    assert talk(scenario, s3) == {KEY: DATA} | {key: key.encode() for key in keys}
+
+
+# Facts
+
+
+FACTS: dict[str, tuple[Mapping[str, str], Facts]] = {
+    "nothing": ({}, Facts()),
+    "SSE-S3": ({"x-amz-server-side-encryption": "AES256"}, Facts("AES256")),
+    "SSE-KMS": ({"x-amz-server-side-encryption": "aws:kms"}, Facts("aws:kms")),
+    "SSE-C": ({"x-amz-server-side-encryption-customer-algorithm": "AES256"}, Facts(customer_key=True)),
+    "of the full object": (
+        {"x-amz-checksum-crc64nvme": "AAAA", "x-amz-checksum-type": "FULL_OBJECT"},
+        Facts(checksum=("CRC64NVME", "AAAA")),
+    ),
+    "of an old upload": ({"x-amz-checksum-sha256": "BBBB"}, Facts(checksum=("SHA256", "BBBB"))),
+    "of parts": ({"x-amz-checksum-crc32": "CCCC", "x-amz-checksum-type": "COMPOSITE"}, Facts()),
+    "of three parts, untyped": ({"x-amz-checksum-sha256": "BBBB-3"}, Facts()),
+    "of two kinds": ({"x-amz-checksum-sha1": "D", "x-amz-checksum-crc32c": "E"}, Facts(checksum=("CRC32C", "E"))),
+    "of an unknown kind": ({"x-amz-checksum-xxhash3": "F"}, Facts()),
+}
+
+
+@pytest.mark.parametrize(("headers", "facts"), FACTS.values(), ids=FACTS)
+def test_a_checksum_counts_only_if_it_is_that_of_the_whole_object(headers: Mapping[str, str], facts: Facts) -> None:
+    assert _facts(headers) == facts
+
+
+@pytest.mark.parametrize(
+    ("facts", "opaque"),
+    [
+        (Facts(), False),
+        (Facts("AES256"), False),
+        (Facts("aws:kms"), True),
+        (Facts("aws:kms:dsse"), True),
+        (Facts("AES256", customer_key=True), True),
+    ],
+)
+def test_under_kms_and_customer_keys_an_etag_proves_nothing(facts: Facts, opaque: bool) -> None:  # noqa: FBT001
+    assert facts.etag_is_opaque is opaque
+
+
+def test_a_multipart_object_brings_its_checksum_along_with_its_body(s3: ScriptedS3) -> None:
+    s3.put(KEY, DATA, parts=[128, 128], headers={"x-amz-checksum-crc32": "CCCC"})
+
+    async def scenario(session: Session) -> Facts | None:
+        (found,) = (await Lister(session).page("training/")).objects
+        async with ReferenceReader(session).get(found) as body:
+            return body.facts
+
+    assert talk(scenario, s3) == Facts("AES256", checksum=("CRC32", "CCCC"))
+
+
+@pytest.mark.parametrize(
+    ("parts", "requests"),
+    [([256], 1), ([128, 128], 1), ([100, 100, 56], 1), ([64] * 4, 1), ([1, 254, 1], 3)],
+)
+def test_the_sizes_of_parts_take_one_request_if_they_are_even_and_are_right_if_not(
+    s3: ScriptedS3, parts: list[int], requests: int
+) -> None:
+    s3.put(KEY, DATA, parts=parts)
+
+    async def scenario(session: Session) -> list[int] | None:
+        (found,) = (await Lister(session).page("training/")).objects
+        return await ReferenceReader(session).part_sizes(found)
+
+    assert talk(scenario, s3) == parts
+    assert sum(seen.method == "HEAD" for seen in s3.requests) == requests
+
+
+def test_parts_that_only_add_up_as_even_ones_would_are_told_when_each_is_asked_for(s3: ScriptedS3) -> None:
+    s3.put(KEY, DATA, parts=[100, 50, 106])
+
+    async def scenario(session: Session) -> list[list[int] | None]:
+        (found,) = (await Lister(session).page("training/")).objects
+        reader = ReferenceReader(session)
+        return [await reader.part_sizes(found), await reader.part_sizes(found, each=True)]
+
+    assert talk(scenario, s3) == [[100, 100, 56], [100, 50, 106]]
+
+
+def test_a_server_that_knows_no_parts_leaves_their_sizes_unknown(s3: ScriptedS3) -> None:
+    async def scenario(session: Session) -> list[list[int] | None]:
+        reader = ReferenceReader(session)
+        return [await reader.part_sizes(HERE), await reader.part_sizes(HERE._replace(etag=ETag(f"{'0' * 32}-2")))]
+
+    s3.script("head", Body(b"", content_length=len(DATA)))
+    assert talk(scenario, s3) == [None, None]
+
+
+# Credentials
+
+
+RENEWED = """#!{python}
+import datetime, json, pathlib
+count = pathlib.Path(__file__).with_suffix(".count")
+number = int(count.read_text()) + 1 if count.exists() else 1
+count.write_text(str(number))
+expiration = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(seconds={life})
+print(json.dumps({{"Version": 1, "AccessKeyId": f"KEY{{number}}", "SecretAccessKey": "secret",
+                   "SessionToken": f"TOKEN{{number}}", "Expiration": expiration.isoformat()}}))
+"""
+
+
+@pytest.fixture
+def profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Writes AWS's configuration file, which then is the only source of credentials."""
+
+    def write(text: str) -> None:
+        (tmp_path / "config").write_text(text)
+        monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+        monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+        monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+
+    return write
+
+
+def renewing(tmp_path: Path, life: int) -> str:
+    """A profile whose credentials live for so many seconds; each set has a number."""
+    script = tmp_path / "renew.py"
+    script.write_text(RENEWED.format(python=sys.executable, life=life))
+    script.chmod(0o700)
+    return f"[default]\ncredential_process = {script}\n"
+
+
+def tokens(s3: ScriptedS3) -> list[str]:
+    return [seen.headers["x-amz-security-token"] for seen in s3.requests]
+
+
+@both
+def test_credentials_that_are_about_to_expire_are_renewed_before_a_request(
+    s3: ScriptedS3, tmp_path: Path, profile: Callable[[str], None], make: Make
+) -> None:
+    profile(renewing(tmp_path, life=60))
+
+    async def scenario(session: Session) -> None:
+        assert session.credentials_expire
+        await Lister(session).page("training/")
+        await read(make(session))
+
+    talk(scenario, s3)
+    listing, body = tokens(s3)
+    assert listing != body
+
+
+def test_the_fast_reader_asks_the_session_again_when_its_credentials_are_no_longer_fresh(
+    s3: ScriptedS3, tmp_path: Path, profile: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nccid_fetch.store.fast._FRESH", timedelta(0))
+    profile(renewing(tmp_path, life=60))
+
+    async def scenario(session: Session) -> None:
+        reader = fast(session)
+        await read(reader)
+        await read(reader)
+
+    talk(scenario, s3)
+    one, two = tokens(s3)
+    assert one != two
+
+
+@both
+def test_credentials_that_last_are_asked_for_once(
+    s3: ScriptedS3, tmp_path: Path, profile: Callable[[str], None], make: Make
+) -> None:
+    profile(renewing(tmp_path, life=7200))
+
+    async def scenario(session: Session) -> None:
+        reader = make(session)
+        for _ in range(3):
+            await read(reader)
+
+    talk(scenario, s3)
+    assert tokens(s3) == ["TOKEN1"] * 3
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["false", "no-such-program-here", "echo this is no JSON", "echo {}"],
+    ids=["fails", "does not exist", "prints no JSON", "prints another JSON"],
+)
+def test_credentials_from_a_process_that_gives_none_are_an_access_error(
+    profile: Callable[[str], None], command: str
+) -> None:
+    profile(f"[default]\ncredential_process = {command}\n")
+    with pytest.raises(AccessError, match="no usable AWS credentials"):
+        talk(address)
+
+
+def test_a_session_of_sso_that_is_over_is_an_access_error(profile: Callable[[str], None]) -> None:
+    profile(
+        "[default]\nsso_start_url = https://example.org/start\nsso_region = eu-west-2\n"
+        "sso_account_id = 1\nsso_role_name = reader\n"
+    )
+    with pytest.raises(AccessError, match="SSO"):
+        talk(address)
+
+
+def test_without_credentials_there_is_an_access_error_that_says_where_to_put_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    with pytest.raises(AccessError, match="no usable AWS credentials") as caught:
+        talk(address)
+    assert "--profile" in str(caught.value.hint)
+
+
+def test_half_a_pair_of_keys_is_an_access_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    with pytest.raises(AccessError, match="AWS_SECRET_ACCESS_KEY"):
+        talk(address)
+
+
+@pytest.mark.parametrize("by", ["option", "AWS_PROFILE"])
+def test_a_profile_that_is_not_there_is_a_usage_error(monkeypatch: pytest.MonkeyPatch, by: str) -> None:
+    if by == "AWS_PROFILE":
+        monkeypatch.setenv("AWS_PROFILE", "nobody")
+    with pytest.raises(UsageError, match="nobody"):
+        talk(address, profile="nobody" if by == "option" else None)
+
+
+def test_a_configuration_that_is_none_is_a_usage_error(profile: Callable[[str], None]) -> None:
+    profile("this is [no\nconfiguration")
+    with pytest.raises(UsageError, match="configuration cannot be read"):
+        talk(address)
+
+
+# Region and endpoint
+
+
+def test_the_warehouse_lies_in_london_unless_told_otherwise() -> None:
+    assert talk(address) == (f"https://{BUCKET}.s3.eu-west-2.amazonaws.com", "eu-west-2")
+
+
+def test_a_region_comes_from_option_variable_or_profile_in_this_order(
+    profile: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    profile("[default]\nregion = eu-west-3\naws_access_key_id = a\naws_secret_access_key = b\n")
+    assert talk(address)[1] == "eu-west-3"
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-north-1")
+    assert talk(address)[1] == "eu-north-1"
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
+    assert talk(address) == (f"https://{BUCKET}.s3.eu-west-1.amazonaws.com", "eu-west-1")
+    assert talk(address, region="us-west-2")[1] == "us-west-2"
+
+
+def test_an_endpoint_comes_from_option_variable_or_profile_in_this_order(
+    profile: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    profile("[default]\nendpoint_url = https://d.example\naws_access_key_id = a\naws_secret_access_key = b\n")
+    assert talk(address)[0] == f"https://d.example/{BUCKET}"
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "https://c.example")
+    assert talk(address)[0] == f"https://c.example/{BUCKET}"
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "https://b.example")
+    assert talk(address)[0] == f"https://b.example/{BUCKET}"
+    assert talk(address, endpoint_url="https://a.example")[0] == f"https://a.example/{BUCKET}"
+
+
+def test_the_address_that_is_listed_is_the_one_that_bodies_come_from(s3: ScriptedS3) -> None:
+    async def scenario(session: Session) -> None:
+        await Lister(session).page("training/")
+        await read(fast(session))
+        await read(ReferenceReader(session))
+
+    talk(scenario, s3)
+    assert [seen.path_raw for seen in s3.requests] == [f"/{BUCKET}", f"/{BUCKET}/{KEY}", f"/{BUCKET}/{KEY}"]
+    assert len({seen.headers["host"] for seen in s3.requests}) == 1
+
+
+def test_opening_a_session_asks_nothing_of_the_endpoint(s3: ScriptedS3) -> None:
+    talk(address, s3)
+    assert s3.requests == []
+
+
+@pytest.mark.parametrize("by", ["option", "AWS_ENDPOINT_URL"])
+def test_patients_data_do_not_travel_in_the_clear(monkeypatch: pytest.MonkeyPatch, by: str) -> None:
+    url = "http://s3.example.org"
+    if by == "AWS_ENDPOINT_URL":
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+    options: dict[str, Any] = {"endpoint_url": url} if by == "option" else {}
+    with pytest.raises(UsageError, match="not reached over https"):
+        talk(address, **options)
+    assert talk(address, allow_http=True, **options)[0] == f"{url}/{BUCKET}"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "[::1]", "localhost", "s3.localhost"])
+def test_on_this_machine_they_may(host: str) -> None:
+    assert talk(address, endpoint_url=f"http://{host}:9000")[0] == f"http://{host}:9000/{BUCKET}"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"region": "not a region"}, {"bucket": "not a bucket"}, {"endpoint_url": "https://"}, {"endpoint_url": "ftp://a"}],
+    ids=str,
+)
+def test_what_no_client_can_be_made_of_is_a_usage_error(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        talk(address, **wrong)
+
+
+def test_a_variable_that_is_no_endpoint_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "nonsense")
+    with pytest.raises(UsageError, match="endpoint"):
+        talk(address)
+
+
+@pytest.mark.parametrize("text", [None, "no certificate"], ids=["missing", "nonsense"])
+def test_certificates_that_cannot_be_read_are_a_usage_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None
+) -> None:
+    path = tmp_path / "ca.pem"
+    if text is not None:
+        path.write_text(text)
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(path))
+    with pytest.raises(UsageError, match=r"ca\.pem cannot be read"):
+        talk(address)
+
+
+def test_a_proxy_is_noticed_where_it_applies(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def proxied(session: Session) -> bool:
+        return session.proxied
+
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("NO_PROXY", "inside.example")
+    assert talk(proxied)
+    assert not talk(proxied, endpoint_url="https://inside.example")
+
+
+# Answers: the table
+
+
+def word(error: NccidFetchError) -> str:
+    """What kind of error it is, and of an object's, the reason."""
+    return error.reason.value if isinstance(error, ObjectError) else type(error).__name__.removesuffix("Error")
+
+
+ANSWERS: list[tuple[int, str, dict[str, str], str, str]] = [
+    # Status, code, headers; what it means for an object, and for a listing.
+    (412, "PreconditionFailed", {}, "changed", "Endpoint"),
+    (404, "NoSuchKey", {}, "gone", "Endpoint"),
+    (404, "", {}, "gone", "Endpoint"),
+    (404, "NoSuchBucket", {}, "Access", "Access"),
+    (403, "AccessDenied", {}, "denied", "ListingDenied"),
+    (403, "", {}, "denied", "ListingDenied"),
+    (403, "InvalidObjectState", {}, "archived", "ListingDenied"),
+    (400, "ExpiredToken", {}, "Access", "Access"),
+    (403, "ExpiredTokenException", {}, "Access", "Access"),
+    (400, "TokenRefreshRequired", {}, "Access", "Access"),
+    (400, "InvalidToken", {}, "Access", "Access"),
+    (403, "InvalidAccessKeyId", {}, "Access", "Access"),
+    (403, "InvalidClientTokenId", {}, "Access", "Access"),
+    (403, "UnrecognizedClientException", {}, "Access", "Access"),
+    (403, "SignatureDoesNotMatch", {}, "Access", "Access"),
+    (403, "RequestTimeTooSkewed", {}, "Access", "Access"),
+    (401, "", {}, "Access", "Access"),
+    (301, "PermanentRedirect", {}, "RedirectRefused", "RedirectRefused"),
+    (307, "TemporaryRedirect", {}, "RedirectRefused", "RedirectRefused"),
+    (302, "", {}, "RedirectRefused", "RedirectRefused"),
+    (400, "AuthorizationHeaderMalformed", {}, "Endpoint", "Endpoint"),
+    (400, "AuthorizationHeaderMalformed", {"x-amz-bucket-region": "a"}, "RedirectRefused", "RedirectRefused"),
+    (503, "SlowDown", {}, "Throttled", "Throttled"),
+    (503, "", {"retry-after": "1"}, "Throttled", "Throttled"),
+    (429, "", {}, "Throttled", "Throttled"),
+    (400, "RequestLimitExceeded", {}, "Throttled", "Throttled"),
+    (503, "ServiceUnavailable", {}, "Transient", "Transient"),
+    (500, "InternalError", {}, "Transient", "Transient"),
+    (502, "", {}, "Transient", "Transient"),
+    (504, "", {}, "Transient", "Transient"),
+    (408, "", {}, "Transient", "Transient"),
+    (400, "RequestTimeout", {}, "Transient", "Transient"),
+    (416, "InvalidRange", {}, "Transient", "Endpoint"),
+    (400, "InvalidArgument", {}, "Transient", "Endpoint"),
+    (405, "MethodNotAllowed", {}, "Transient", "Endpoint"),
+    (501, "NotImplemented", {}, "Transient", "Transient"),
+]
+
+
+@pytest.mark.parametrize(("status", "code", "headers", "of_object", "of_listing"), ANSWERS)
+def test_what_an_answer_means(status: int, code: str, headers: dict[str, str], of_object: str, of_listing: str) -> None:
+    assert word(object_error(status, code, headers, "host")) == of_object
+    assert word(listing_error(status, code, headers, "host")) == of_listing
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_every_run_error_says_one_sentence_and_a_next_step(answer: tuple[int, str, dict[str, str], str, str]) -> None:
+    status, code, headers, *_ = answer
+    for error in (object_error(status, code, headers, "host"), listing_error(status, code, headers, "host")):
+        assert str(error).isprintable()
+        assert not str(error).endswith(".")
+        assert not isinstance(error, errors.RunError) or error.hint
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"), [("7", 7.0), ("0.5", 0.5), ("-1", 0.0), ("Fri, 31 Dec 1999 23:59:59 GMT", None)]
+)
+def test_how_long_to_wait_is_taken_from_the_answer(header: str, seconds: float | None) -> None:
+    error = object_error(503, "SlowDown", {"retry-after": header}, "host")
+    assert isinstance(error, ThrottledError)
+    assert error.retry_after_seconds == seconds
+
+
+@pytest.mark.parametrize("date", [None, "yesterday", ""])
+def test_a_clock_without_a_date_to_hold_it_against_is_still_too_far_off(date: str | None) -> None:
+    headers = {} if date is None else {"date": date}
+    assert "clock is too far from the server's" in str(listing_error(403, "RequestTimeTooSkewed", headers, "host"))
+
+
+def test_a_clock_is_told_by_how_much_it_is_off() -> None:
+    date = format_datetime(datetime.now(UTC) + timedelta(minutes=31), usegmt=True)
+    assert "31 minutes behind" in str(object_error(403, "RequestTimeTooSkewed", {"date": date}, "host"))
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "region"),
+    [
+        (b"<Error><Code>SlowDown</Code></Error>", "SlowDown", ""),
+        (b"<Error>\n <Code> A </Code>\n <Region> eu-west-2 </Region></Error>", "A", "eu-west-2"),
+        (b"<Error><Code>a b</Code><Region>\x1b[2J</Region></Error>", "", ""),
+        (b"<html>503</html>", "", ""),
+        (b"", "", ""),
+        (b"\xff" * 20000 + b"<Code>A</Code>", "", ""),
+    ],
+)
+def test_code_and_region_are_found_in_an_error_document_and_nowhere_else(body: bytes, code: str, region: str) -> None:
+    assert (code_of(body), region_of(body)) == (code, region)
+
+
+def test_a_listing_that_is_denied_is_no_run_error() -> None:
+    assert isinstance(listing_error(403, "AccessDenied", {}, "host"), ListingDeniedError)
