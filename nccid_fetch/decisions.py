@@ -17,7 +17,9 @@ any      a folder, a link, or     any          Refuse(conflict)
          anything but a file
 any      behind a link or a file  any          Refuse(conflict)
 any      in a folder that may     any          Refuse(local_error)
-         not be entered
+         not be entered, or with
+         a name that the file
+         system does not take
 ======== ======================== ============ =====================================================
 
 With `--existing keep`, where the table sets a file aside it is left as it is: Refuse(conflict). With
@@ -51,7 +53,7 @@ def decide(
     if local is None:
         return Fetch(remote, Why.MISSING if record is None else Why.VANISHED)
     if local.kind is LocalKind.CLOSED:
-        return Refuse(remote, Reason.LOCAL_ERROR, "one of its folders may not be entered")
+        return Refuse(remote, Reason.LOCAL_ERROR, "this file system does not let us to its name")
     if local.kind is not LocalKind.FILE:
         return Refuse(remote, Reason.CONFLICT, IN_THE_WAY[local.kind])
     if record is not None and (local.size, local.modified_ns) == (record.size, record.modified_ns):

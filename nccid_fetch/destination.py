@@ -11,11 +11,13 @@ Every function here blocks, and is called in a thread.
 
 import errno
 import os
+import stat
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 
 from .decisions import IN_THE_WAY, KEPT
@@ -31,13 +33,14 @@ from .walk import BlockedError, Walk, look_at
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _CROWDED = {errno.EMFILE, errno.ENFILE}
 _OF_ONE_NAME = {errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.EISDIR}
+_NOT_A_FILE = {errno.ELOOP, errno.EMLINK, errno.ENXIO}
 _READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 def destination_error(error: OSError, dest: Path) -> DestinationError:
     """Return the error that ends a run, for a file system that does not take what is written."""
     if error.errno in _FULL:
-        space = os.statvfs(dest)
+        space = os.statvfs(_present(dest))
         return DestinationError(
             f"{dest} is full: {space.f_bavail * space.f_frsize / 1e9:.1f} GB and {space.f_favail:,} files are left",
             hint="make room and run the same command again; what was verified stays",
@@ -56,20 +59,33 @@ def check_dest(dest: Path) -> None:
     """Refuse a destination that cannot be one, before anything is written.
 
     Raises:
-        UsageError: It is a file, or the root of the file system.
+        UsageError: It is a file, a link to nothing, or the root of the file system.
         DestinationError: It, or the folder it would be made in, may not be written.
     """
-    if dest.exists() and not dest.is_dir():
+    try:
+        _check_dest(dest)
+    except OSError as error:
+        raise destination_error(error, dest) from error
+
+
+def _check_dest(dest: Path) -> None:
+    if (dest.exists() or dest.is_symlink()) and not dest.is_dir():
         raise UsageError(f"--dest {dest} is not a folder", hint="name a folder; it is made if it is missing")
-    if dest.resolve() == Path(dest.anchor or "/").resolve() or dest.resolve() == Path("/"):
+    if dest.exists() and dest.samefile("/"):
         raise UsageError("--dest / is the whole file system", hint="name a folder of its own for the data")
-    present = dest.absolute()
-    while not present.exists():
-        present = present.parent
+    present = _present(dest)
     if not present.is_dir():
         raise UsageError(f"--dest {dest}: {present} is not a folder", hint="name a folder; it is made if it is missing")
     if not os.access(present, os.W_OK | os.X_OK) or os.statvfs(present).f_flag & os.ST_RDONLY:
         raise DestinationError(f"{present} may not be written", hint="choose another --dest, or change its permissions")
+
+
+def _present(path: Path) -> Path:
+    """Return a path, or the nearest above it that is there."""
+    present = path.absolute()
+    while not present.exists():
+        present = present.parent
+    return present
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +130,9 @@ class Tree:
                     found.append(None)
                 except BlockedError:
                     found.append(LocalFile(LocalKind.BLOCKED))
-                except PermissionError:
+                except OSError as error:
+                    if error.errno not in _OF_ONE_NAME:
+                        raise
                     found.append(LocalFile(LocalKind.CLOSED))
         return found
 
@@ -139,27 +157,32 @@ class Destination(Tree):
         self._set_aside_folder = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
 
     def retime(self, paths: Iterable[tuple[tuple[str, ...], int]]) -> None:
-        """Give files a newer mtime: path, nanoseconds."""
+        """Give files a newer mtime: path, nanoseconds. Those that went away or belong to others are passed over."""
         with Walk(self._root_fd) as walk:
             for path, modified_ns in paths:
                 try:
                     os.utime(
                         path[-1], ns=(modified_ns, modified_ns), dir_fd=walk.enter(path[:-1]), follow_symlinks=False
                     )
-                except (FileNotFoundError, BlockedError):
-                    continue  # It went away since it was looked at; the next run fetches it.
+                except (FileNotFoundError, BlockedError, PermissionError):
+                    continue  # The next run finds that it is not as recorded, and says what is wrong.
 
     def open_file(self, path: tuple[str, ...]) -> int:
         """Open a file of the tree for reading; the caller closes the descriptor.
 
         Raises:
             ObjectError: It cannot be opened, or is not a file any more.
+            OSError: Nothing can be opened any more.
         """
         try:
             with Walk(self._root_fd) as walk:
-                return os.open(path[-1], _READ_FLAGS, dir_fd=walk.enter(path[:-1]))
-        except (OSError, BlockedError) as error:
-            raise ObjectError(Reason.LOCAL_ERROR, f"its file cannot be read ({type(error).__name__})") from error
+                return _open_file(walk.enter(path[:-1]), path[-1])
+        except BlockedError:
+            raise ObjectError(Reason.CONFLICT, IN_THE_WAY[LocalKind.BLOCKED]) from None
+        except OSError as error:
+            if error.errno in _CROWDED:
+                raise
+            raise ObjectError(Reason.LOCAL_ERROR, f"its file cannot be read: {error.strerror}") from error
 
     def adopt(self, descriptor: int, modified_ns: int) -> None:
         """Give a proved file the mode and the mtime of a fetched one.
@@ -184,8 +207,7 @@ class Destination(Tree):
         """
         self._flush_staged(batch)
         results: list[ObjectError | None] = [None] * len(batch)
-        on_leave = None if self._flusher.is_whole else (lambda descriptor: self._flusher.flush([descriptor]))
-        with Walk(self._root_fd, create_mode=self._settings.folder_mode, on_leave=on_leave) as walk:
+        with self._making_walk(self._root_fd) as walk:
             for index in sorted(range(len(batch)), key=lambda index: batch[index].path):
                 try:
                     self._place(walk, batch[index])
@@ -203,6 +225,11 @@ class Destination(Tree):
     def flush(self) -> None:
         """Return when everything in the tree is durable, as far as one flush can reach."""
         self._flusher.flush([self._root_fd])
+
+    def _making_walk(self, root_fd: int) -> Walk:
+        """Return a walk that makes folders, and leaves them durable where one flush does not reach everything."""
+        on_leave = None if self._flusher.is_whole else (lambda descriptor: self._flusher.flush([descriptor]))
+        return Walk(root_fd, create_mode=self._settings.folder_mode, on_leave=on_leave)
 
     def _flush_staged(self, batch: Sequence[Placement]) -> None:
         if self._flusher.is_whole:
@@ -236,17 +263,42 @@ class Destination(Tree):
             return
         if self._settings.existing is Existing.KEEP:
             raise ObjectError(Reason.CONFLICT, KEPT)
-        folder = ("quarantine", self._set_aside_folder, *placement.path[:-1])
-        with Walk(self._state_fd, create_mode=self._settings.folder_mode) as aside:
-            aside_fd = aside.enter(folder)
-            number, free = 1, name
-            while look_at(aside_fd, free) is not None:
-                number, free = number + 1, f"{number}-{name}"[:255]
-            os.rename(name, free, src_dir_fd=folder_fd, dst_dir_fd=aside_fd)
+        try:
+            with self._making_walk(self._state_fd) as aside:
+                # A name may be set aside twice in a run. It is kept as it is: a longer one may be too long.
+                for number in count(1):
+                    run = self._set_aside_folder if number == 1 else f"{self._set_aside_folder}-{number}"
+                    aside_fd = aside.enter(("quarantine", run, *placement.path[:-1]))
+                    if look_at(aside_fd, name) is None:
+                        os.rename(name, name, src_dir_fd=folder_fd, dst_dir_fd=aside_fd)
+                        return
+        except BlockedError as error:
+            raise ObjectError(
+                Reason.LOCAL_ERROR, f"what has its name cannot be set aside: in the state folder {error} is no folder"
+            ) from None
+
+
+def _open_file(folder_fd: int, name: str) -> int:
+    """Open a file for reading: never through a link, and never waiting for the other end of a pipe.
+
+    Raises:
+        ObjectError: Something else has its name by now.
+    """
+    in_the_way = ObjectError(Reason.CONFLICT, IN_THE_WAY[LocalKind.OTHER])
+    try:
+        descriptor = os.open(name, _READ_FLAGS, dir_fd=folder_fd)
+    except OSError as error:
+        if error.errno in _NOT_A_FILE:
+            raise in_the_way from None
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise in_the_way
+    return descriptor
 
 
 def _md5_at(folder_fd: int, name: str) -> str:
-    descriptor = os.open(name, _READ_FLAGS, dir_fd=folder_fd)
+    descriptor = _open_file(folder_fd, name)
     try:
         return md5_of(chunks_of(descriptor))
     finally:
@@ -255,8 +307,8 @@ def _md5_at(folder_fd: int, name: str) -> str:
 
 def _folds_names(folder_fd: int) -> bool:
     """Find out whether the file system takes names for the same that differ in case or Unicode form."""
-    probe = ".Probe-\u00e9"
-    os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=folder_fd))
+    probe = f"Probe-{os.urandom(6).hex()}-\u00e9"  # A name of its own: another run may be probing.
+    os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder_fd))
     try:
         others = (probe.lower(), unicodedata.normalize("NFD", probe))
         return any(look_at(folder_fd, other) is not None for other in others)
@@ -280,6 +332,16 @@ def open_tree(dest: Path) -> Iterator[Tree | None]:
         os.close(root_fd)
 
 
+def _make(dest: Path, mode: int) -> bool:
+    """Make a folder unless it is there; say whether it was made. Those above it are as the umask has them."""
+    dest.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        dest.mkdir(mode)
+    except FileExistsError:
+        return False
+    return True
+
+
 @contextmanager
 def open_destination(settings: Settings) -> Iterator[Destination]:
     """Open a destination, making it and its state folder if they are missing.
@@ -291,10 +353,12 @@ def open_destination(settings: Settings) -> Iterator[Destination]:
     opened: list[int] = []
     try:
         try:
-            dest.mkdir(mode=settings.folder_mode, parents=True, exist_ok=True)
+            is_new = _make(dest, settings.folder_mode)
             # DEST itself may be reached through a link; from here on none is followed.
             root_fd = os.open(dest, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             opened.append(root_fd)
+            if is_new:
+                os.fchmod(root_fd, settings.folder_mode)
             with Walk(root_fd, create_mode=0o700) as walk:
                 opened.append(os.dup(walk.enter((STATE_FOLDER,))))
                 opened.append(os.dup(walk.enter((STATE_FOLDER, "staged"))))

@@ -77,7 +77,7 @@ def multipart_etag(chunks: Iterable[bytes], part_sizes: Sequence[int]) -> str:
         part_sizes: Bytes per part; they add up to the object's size.
     """
     outer = new_md5()
-    source = iter(chunks)
+    source = filter(len, chunks)
     chunk = memoryview(b"")
     for size in part_sizes:
         inner = new_md5()

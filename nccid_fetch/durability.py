@@ -5,11 +5,14 @@ failed writes. Elsewhere each file and folder is flushed by itself.
 """
 
 import ctypes
+import errno
 import os
 import platform
 from collections.abc import Iterable
 
 _SYNCFS_REPORTS_ERRORS = (5, 8)
+_CANNOT_BE_FLUSHED = {errno.EINVAL, errno.ENOTSUP}
+"""What some file systems say of a folder. They keep its entries with the files."""
 
 
 class Flusher:
@@ -38,7 +41,11 @@ class Flusher:
         """
         if self._syncfs is None:
             for descriptor in descriptors:
-                os.fsync(descriptor)
+                try:
+                    os.fsync(descriptor)
+                except OSError as error:
+                    if error.errno not in _CANNOT_BE_FLUSHED:
+                        raise
         elif self._syncfs(self._root_fd) != 0:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))

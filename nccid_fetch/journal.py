@@ -57,10 +57,12 @@ class Journal:
 
     Args:
         connection: The connection, already exclusive.
+        path: The file, for messages.
     """
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self._connection = connection
+        self._path = path
         self._folder_ids: dict[str, int] = {}
 
     @staticmethod
@@ -88,29 +90,28 @@ class Journal:
         """
         path = cls.path(dest)
         try:
-            if not stat.S_ISREG(path.lstat().st_mode):
-                raise DestinationError(f"{path} is not a file", hint="remove it and run the same command again")
-        except (FileNotFoundError, NotADirectoryError):
-            if endpoint is None:
+            if not _is_there(path) and endpoint is None:
                 return None
-        try:
-            connection = cls._connect(path)
-        except OSError as error:
-            raise _cannot_open(path, error) from error
-        except sqlite3.DatabaseError as error:
-            if _is_busy(error):
+            try:
+                journal = cls(cls._connect(path), path)
+            except sqlite3.DatabaseError as error:
+                if not _is_damaged(error):
+                    raise
+                if endpoint is None:
+                    return None
+                _set_aside(path)
+                journal = cls(cls._connect(path), path)
+        except (OSError, sqlite3.DatabaseError) as error:
+            if isinstance(error, sqlite3.DatabaseError) and _is_busy(error):
                 raise DestinationBusyError(
                     f"another run holds {dest}", hint="wait for it, or stop it; then run the same command again"
                 ) from None
-            if not _is_damaged(error):
-                raise _cannot_open(path, error) from error
-            if endpoint is None:
-                return None
-            _set_aside(path)
-            connection = cls._connect(path)
-        journal = cls(connection)
+            raise DestinationError(
+                f"{path} cannot be opened: {error}", hint="check the disk and the permissions"
+            ) from error
         try:
-            journal._belong(dest, bucket, group, endpoint)
+            with journal._telling():
+                journal._belong(dest, bucket, group, endpoint)
         except BaseException:
             journal.close()
             raise
@@ -118,8 +119,14 @@ class Journal:
 
     @staticmethod
     def _connect(path: Path) -> sqlite3.Connection:
-        # Made here, and not by SQLite, so that it is nobody else's to read and no link is followed.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+        # Made here, and not by SQLite, so that it is nobody else's to read and no link is followed. One that is there
+        # is left to SQLite: to close another descriptor of it would give up the lock that this process may hold.
+        with suppress(FileExistsError):
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            try:
+                os.fchmod(descriptor, 0o600)
+            finally:
+                os.close(descriptor)
         connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
         try:
             for pragma in ("locking_mode=EXCLUSIVE", "journal_mode=WAL", "synchronous=FULL", "mmap_size=0"):
@@ -159,17 +166,19 @@ class Journal:
             keys: Keys in byte order, as a listing has them: those in one folder are then asked for in one query.
         """
         found: dict[str, Record] = {}
-        for prefix, group in groupby(keys, _prefix):
-            folder = self._folder_id(prefix)
-            if folder is None:
-                continue
-            names = [key[len(prefix) :] for key in group]
-            rows = self._connection.execute(
-                "SELECT name, size, etag, modified, verified_by FROM object WHERE folder = ? AND name BETWEEN ? AND ?",
-                (folder, min(names), max(names)),
-            )
-            for name, size, etag, modified, verified_by in rows:
-                found[prefix + name] = Record(size, _load_etag(etag), modified * _MS, VerifiedBy(verified_by))
+        with self._telling():
+            for prefix, group in groupby(keys, _prefix):
+                folder = self._folder_id(prefix)
+                if folder is None:
+                    continue
+                names = {key[len(prefix) :] for key in group}
+                for name, size, etag, modified, verified_by in self._connection.execute(
+                    "SELECT name, size, etag, modified, verified_by FROM object"
+                    " WHERE folder = ? AND name BETWEEN ? AND ?",
+                    (folder, min(names), max(names)),
+                ):
+                    if name in names:
+                        found[prefix + name] = Record(size, _load_etag(etag), modified * _MS, VerifiedBy(verified_by))
         return found
 
     def commit(self, placed: Iterable[tuple[str, Record]], failed: Iterable[tuple[str, Reason, str]] = ()) -> None:
@@ -180,8 +189,7 @@ class Journal:
             failed: Key, reason, message.
         """
         execute = self._connection.execute
-        execute("BEGIN")
-        try:
+        with self._transaction():
             for key, record in placed:
                 prefix = _prefix(key)
                 execute(
@@ -196,13 +204,7 @@ class Journal:
                     ),
                 )
             for key, reason, message in failed:
-                execute("INSERT OR REPLACE INTO failure VALUES (?, ?, ?)", (key, str(reason), message))
-            execute("COMMIT")
-        except BaseException:
-            self._folder_ids.clear()
-            with suppress(sqlite3.Error):  # SQLite may have rolled back by itself.
-                execute("ROLLBACK")
-            raise
+                execute("INSERT OR REPLACE INTO failure VALUES (?, ?, ?)", (_text(key), str(reason), _text(message)))
 
     def own_names(self, folded: Sequence[tuple[str, str]]) -> list[str]:
         """Return which key owns each name on a file system that folds names; the first to ask does.
@@ -211,11 +213,11 @@ class Journal:
             folded: Folded path and key.
         """
         owners = []
-        self._connection.execute("BEGIN")
-        for name, key in folded:
-            self._connection.execute("INSERT OR IGNORE INTO twin VALUES (?, ?)", (name, key))
-            owners.append(self._connection.execute("SELECT key FROM twin WHERE folded = ?", (name,)).fetchone()[0])
-        self._connection.execute("COMMIT")
+        execute = self._connection.execute
+        with self._transaction():
+            for name, key in folded:
+                execute("INSERT OR IGNORE INTO twin VALUES (?, ?)", (name, key))
+                owners.append(execute("SELECT key FROM twin WHERE folded = ?", (name,)).fetchone()[0])
         return owners
 
     @contextmanager
@@ -228,10 +230,11 @@ class Journal:
             command: What was called.
             prefixes: What the run is about, each ending in a slash.
         """
-        for prefix in prefixes:
-            after = prefix[:-1] + "0"  # The character that follows the slash.
-            self._connection.execute("DELETE FROM failure WHERE key >= ? AND key < ?", (prefix, after))
-        cursor = self._connection.execute("INSERT INTO run (command, started) VALUES (?, ?)", (command, _now()))
+        with self._transaction():
+            for prefix in prefixes:
+                after = prefix[:-1] + "0"  # The character that follows the slash.
+                self._connection.execute("DELETE FROM failure WHERE key >= ? AND key < ?", (prefix, after))
+            cursor = self._connection.execute("INSERT INTO run (command, started) VALUES (?, ?)", (command, _now()))
         try:
             yield
         finally:
@@ -243,6 +246,38 @@ class Journal:
         with suppress(sqlite3.Error):
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self._connection.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All of it, or nothing."""
+        with self._telling():
+            self._connection.execute("BEGIN")
+            try:
+                yield
+                self._connection.execute("COMMIT")
+            except BaseException:
+                self._folder_ids.clear()
+                with suppress(sqlite3.Error):  # SQLite may have rolled back by itself.
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Say what the disk did to the journal; a wrong use of SQLite by us stays a defect."""
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            if _is_damaged(error):
+                raise DestinationError(
+                    f"{self._path} is damaged",
+                    hint="move it away and run the same command again: what is intact is not downloaded again",
+                ) from error
+            if not isinstance(error, sqlite3.OperationalError):
+                raise
+            raise DestinationError(
+                f"{self._path} cannot be read or written: {error}",
+                hint="make room, check the disk, then run the same command again; what was verified stays",
+            ) from error
 
     def _folder_id(self, prefix: str, *, make: bool = False) -> int | None:
         known = self._folder_ids.get(prefix)
@@ -274,16 +309,41 @@ def _load_etag(stored: bytes | str) -> ETag:
     return ETag(stored.hex() if isinstance(stored, bytes) else stored)
 
 
-def _is_busy(error: sqlite3.Error) -> bool:
-    return error.sqlite_errorcode & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+def _text(text: str) -> str:
+    """Return text that SQLite takes: a key that was refused may be no Unicode text."""
+    return text.encode(errors="backslashreplace").decode()
 
 
-def _is_damaged(error: sqlite3.Error) -> bool:
-    return error.sqlite_errorcode & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+def _is_busy(error: sqlite3.DatabaseError) -> bool:
+    return _code(error) in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 
-def _cannot_open(path: Path, error: Exception) -> DestinationError:
-    return DestinationError(f"{path} cannot be opened: {error}", hint="check the disk and the permissions")
+def _is_damaged(error: sqlite3.DatabaseError) -> bool:
+    return _code(error) in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+
+
+def _code(error: sqlite3.DatabaseError) -> int:
+    """Return SQLite's primary result code; 0 for what Python's module says by itself."""
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
+
+
+def _is_there(path: Path) -> bool:
+    """Say whether there is a journal.
+
+    Raises:
+        DestinationError: It or the state folder is a link, or something else that is not ours.
+    """
+    for place, is_right in ((path.parent, stat.S_ISDIR), (path, stat.S_ISREG)):
+        try:
+            mode = place.lstat().st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        if not is_right(mode):
+            raise DestinationError(
+                f"{place} is not this tool's: it is a link or of another kind",
+                hint="remove it and run the same command again",
+            )
+    return True
 
 
 def _set_aside(path: Path) -> None:

@@ -19,6 +19,13 @@ SEGMENT_BYTES_MAX = 255
 KEY_BYTES_MAX = 1024
 """S3's own limit; a longer key is not S3's."""
 
+# Unicode's Default_Ignorable_Code_Point: a terminal shows nothing for them, and ext4 and HFS+ pass over them when
+# they fold a name, so that to them `.nccid\u200b-fetch` is the state folder.
+_IGNORABLE = re.compile(
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164"
+    "\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
+
 
 def path_of(key: str, group: str) -> tuple[str, ...]:
     """Return the segments of a key's path below the destination.
@@ -60,7 +67,8 @@ def path_of(key: str, group: str) -> tuple[str, ...]:
 
 def fold(text: str) -> str:
     """Return the one form of all texts that a folding file system may take for the same name."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", text).casefold())
+    seen = _IGNORABLE.sub("", unicodedata.normalize("NFD", text))
+    return unicodedata.normalize("NFC", seen.casefold())
 
 
 def is_folder_marker(key: str, size: int) -> bool:
@@ -100,9 +108,7 @@ def printable(text: str) -> str:
     """
     if text.isascii() and text.isprintable():
         return text
-    return "".join(
-        c if c.isprintable() and unicodedata.category(c) not in {"Cf", "Cs", "Co"} else _escape(c) for c in text
-    )
+    return "".join(c if c.isprintable() and not _IGNORABLE.match(c) else _escape(c) for c in text)
 
 
 def _escape(character: str) -> str:

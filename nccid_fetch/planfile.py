@@ -9,8 +9,9 @@ Carrying a plan out decides anew about each of its objects: the disk may have ch
 """
 
 import json
+import re
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TextIO
 
@@ -20,6 +21,9 @@ from .settings import Source
 from .warehouse import part_of
 
 SCHEMA = "nccid-fetch/plan/1"
+_MS = 1_000_000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SIZE = re.compile(r"[0-9]{1,18}")
 
 
 def write_header(out: TextIO, source: Source) -> None:
@@ -36,7 +40,7 @@ def write_decision(out: TextIO, decision: Decision) -> None:
         "key": remote.key,
         "size": remote.size,
         "etag": remote.etag,
-        "modified": datetime.fromtimestamp(remote.modified_ns / 1e9, UTC).isoformat(timespec="milliseconds"),
+        "modified": (_EPOCH + timedelta(milliseconds=remote.modified_ns // _MS)).isoformat(timespec="milliseconds"),
     }
     out.write(json.dumps(line) + "\n")
 
@@ -56,7 +60,7 @@ def read_plan(path: Path, source: Source) -> Iterator[RemoteObject]:
         UsageError: It is not a plan, or one of another bucket or group. Names the line.
     """
     try:
-        with path.open(encoding="utf-8") as lines:
+        with path.open(encoding="utf-8-sig") as lines:
             header = _line(path, 1, lines.readline())
             if header.get("schema") != SCHEMA:
                 raise UsageError(
@@ -82,7 +86,7 @@ def parts_of_plan(path: Path, source: Source) -> tuple[str, ...]:
 def _line(path: Path, number: int, text: str) -> dict[str, object]:
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         raise UsageError(f"{path}, line {number}: not a JSON object", hint="nccid-fetch plan --output FILE makes one")
@@ -90,13 +94,21 @@ def _line(path: Path, number: int, text: str) -> dict[str, object]:
 
 
 def _remote(path: Path, number: int, line: dict[str, object]) -> RemoteObject:
+    key, size, etag, modified_ns = line.get("key"), line.get("size"), line.get("etag"), _time(line.get("modified"))
+    for name, is_right in {
+        "key": isinstance(key, str),
+        "size": _SIZE.fullmatch(str(size)) is not None,
+        "etag": isinstance(etag, str),
+        "modified": modified_ns is not None,
+    }.items():
+        if not is_right:
+            raise UsageError(f"{path}, line {number}: {name} is missing or wrong", hint="make the plan again")
+    return RemoteObject(str(key), int(str(size)), ETag(etag), modified_ns or 0)
+
+
+def _time(text: object) -> int | None:
     try:
-        modified = datetime.fromisoformat(str(line["modified"]))
-        return RemoteObject(
-            str(line["key"]),
-            int(str(line["size"])),
-            ETag(str(line["etag"])),
-            int(modified.timestamp() * 1000 + 0.5) * 1_000_000,
-        )
-    except (KeyError, ValueError) as error:
-        raise UsageError(f"{path}, line {number}: {error} is missing or wrong", hint="make the plan again") from error
+        since = datetime.fromisoformat(str(text)) - _EPOCH
+    except (ValueError, TypeError):  # TypeError: it is in no time zone.
+        return None
+    return since // timedelta(milliseconds=1) * _MS

@@ -15,7 +15,7 @@ from .digests import new_md5
 if TYPE_CHECKING:
     import hashlib
 
-    from .store.protocol import Chunk
+    from .model import Chunk
 
 READ_BYTES = 1 << 20
 _STAGE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -56,7 +56,8 @@ class Staging:
         for staged in tuple(self.open_files):
             staged.close()
         for name in os.listdir(self.folder_fd):  # noqa: PTH208 - a descriptor has no path.
-            os.unlink(name, dir_fd=self.folder_fd)
+            with suppress(IsADirectoryError, PermissionError):  # A folder, as Linux and macOS say it: none of ours.
+                os.unlink(name, dir_fd=self.folder_fd)
 
 
 class StagedFile:

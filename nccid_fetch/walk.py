@@ -46,7 +46,10 @@ class Walk:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._leave(0, quietly=kind is not None)
+        try:
+            self._leave(0, quietly=kind is not None)
+        finally:
+            self._leave(0, quietly=True)  # What is still open when `on_leave` failed.
 
     def enter(self, folder: tuple[str, ...]) -> int:
         """Return a descriptor of a folder, valid until the next call.
@@ -80,9 +83,13 @@ class Walk:
         with suppress(FileExistsError):  # Somebody else may have made it just now.
             os.mkdir(name, self._create_mode, dir_fd=parent_fd)
         descriptor = _open_folder(name, parent_fd)
-        os.fchmod(descriptor, self._create_mode)
-        if self._on_leave is not None:
-            self._on_leave(parent_fd)  # The new folder's name is an entry of its parent.
+        try:
+            os.fchmod(descriptor, self._create_mode)
+            if self._on_leave is not None:
+                self._on_leave(parent_fd)  # The new folder's name is an entry of its parent.
+        except BaseException:
+            os.close(descriptor)
+            raise
         return descriptor
 
     def _leave(self, depth: int, *, quietly: bool = False) -> None:

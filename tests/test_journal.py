@@ -1,0 +1,610 @@
+"""The journal: what it remembers, who may hold it, and what is left of it after a kill, damage or a full disk."""
+
+import os
+import shutil
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nccid_fetch.errors import DestinationBusyError, DestinationError, Reason, UsageError
+from nccid_fetch.journal import VERSION, Journal
+from nccid_fetch.keys import STATE_FOLDER
+from nccid_fetch.model import ETag, Record, VerifiedBy
+
+BUCKET, GROUP, ENDPOINT = "a-bucket", "training", "https://s3.example.org"
+MD5 = ETag("9e107d9d372bb6826bd81d3542a419d6")
+NOW = 1_600_000_000_123_000_000
+RECORD = Record(10, MD5, NOW, VerifiedBy.MD5)
+
+steady = settings(derandomize=True, database=None, deadline=None)
+
+
+def new_dest(folder: Path) -> Path:
+    """Make a destination as `open_destination` leaves it."""
+    dest = folder / "dest"
+    (dest / STATE_FOLDER).mkdir(parents=True, mode=0o700)
+    return dest
+
+
+@pytest.fixture
+def dest(tmp_path: Path) -> Path:
+    return new_dest(tmp_path)
+
+
+@contextmanager
+def opened(dest: Path, *, bucket: str = BUCKET, group: str = GROUP) -> Iterator[Journal]:
+    """Open a journal, made if it is missing, and close it."""
+    journal = Journal.open(dest, bucket=bucket, group=group, endpoint=ENDPOINT)
+    assert journal is not None
+    with closing(journal):
+        yield journal
+
+
+@contextmanager
+def plainly(dest: Path) -> Iterator[sqlite3.Connection]:
+    """Open the file as any SQLite tool would."""
+    with closing(sqlite3.connect(Journal.path(dest))) as connection:
+        yield connection
+
+
+def rows_of(dest: Path, query: str) -> list[tuple[object, ...]]:
+    with plainly(dest) as connection:
+        return connection.execute(query).fetchall()
+
+
+# ---- What is remembered
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        RECORD,
+        Record(0, MD5, 0, VerifiedBy.SIZE),
+        Record(5 << 40, ETag(f"{MD5}-10000"), NOW, VerifiedBy.MULTIPART_MD5),
+        Record((1 << 63) - 1, ETag(MD5.upper()), NOW, VerifiedBy.CHECKSUM),
+        Record(1, ETag(""), NOW, VerifiedBy.MD5),
+        Record(1, ETag("not a digest \u00e9\n"), NOW, VerifiedBy.MD5),
+        Record(1, ETag("abcd"), NOW, VerifiedBy.MD5),
+        Record(1, ETag("9" * 64), NOW, VerifiedBy.MD5),
+        Record(1, MD5, 1_000_000, VerifiedBy.MD5),
+        Record(1, MD5, -1_000_000, VerifiedBy.MD5),
+    ],
+)
+def test_a_record_is_remembered_as_it_is_also_by_the_next_run(dest: Path, record: Record) -> None:
+    key = "training/ct/a\nb \u00e9 e\u0301.dcm"
+    with opened(dest) as journal:
+        journal.commit([(key, record)])
+        assert journal.records([key]) == {key: record}
+    with opened(dest) as journal:
+        assert journal.records([key]) == {key: record}
+        assert isinstance(journal.records([key])[key].etag, ETag)
+
+
+def test_times_are_kept_to_the_millisecond(dest: Path) -> None:
+    with opened(dest) as journal:
+        journal.commit([("training/ct/a", RECORD._replace(modified_ns=NOW + 999_999))])
+        assert journal.records(["training/ct/a"])["training/ct/a"].modified_ns == NOW
+
+
+def test_an_md5_takes_16_bytes_and_any_other_etag_stays_text(dest: Path) -> None:
+    with opened(dest) as journal:
+        journal.commit(
+            [
+                ("training/ct/a", RECORD),
+                ("training/ct/b", RECORD._replace(etag=ETag(MD5.upper()))),
+                ("training/ct/c", RECORD._replace(etag=ETag(f"{MD5}-2"))),
+            ]
+        )
+    assert rows_of(dest, "SELECT typeof(etag), length(etag) FROM object ORDER BY name") == [
+        ("blob", 16),
+        ("text", 32),
+        ("text", 34),
+    ]
+
+
+def test_a_later_record_of_a_key_takes_the_place_of_the_earlier(dest: Path) -> None:
+    later = Record(11, ETag("0" * 32), NOW + 1_000_000, VerifiedBy.CHECKSUM)
+    with opened(dest) as journal:
+        journal.commit([("training/ct/a", RECORD)])
+        journal.commit([("training/ct/a", later)])
+        assert journal.records(["training/ct/a"]) == {"training/ct/a": later}
+
+
+# Folders inside folders, names that sort around the slash, and letters of one to four bytes.
+KEYS = st.text("/!0ab\u00e9\u4e2d\U0001f600", min_size=1, max_size=7).map("training/{}".format)
+
+
+@given(st.dictionaries(KEYS, st.integers(0, 9), max_size=30), st.sets(KEYS, max_size=30), st.randoms())
+@settings(steady, max_examples=60)
+def test_the_records_of_a_page_are_those_that_brute_force_finds(
+    stored: dict[str, int], others: set[str], chance: Random
+) -> None:
+    records = {key: RECORD._replace(size=size) for key, size in stored.items()}
+    page = sorted(
+        {*chance.sample(sorted(stored), chance.randint(0, len(stored))), *others}, key=lambda key: key.encode()
+    )
+    with tempfile.TemporaryDirectory() as folder, opened(new_dest(Path(folder))) as journal:
+        journal.commit(records.items())
+        assert journal.records(page) == {key: records[key] for key in page if key in records}
+
+
+def test_the_records_of_a_page_are_found_though_the_keys_come_in_no_order(dest: Path) -> None:
+    """A plan that was cut down by hand need not be sorted."""
+    keys = ["training/ct/b/2", "training/ct/a", "training/ct/b/1", "training/ct/c", "training/ct/a0"]
+    with opened(dest) as journal:
+        journal.commit((key, RECORD) for key in keys)
+        assert journal.records(keys) == dict.fromkeys(keys, RECORD)
+
+
+def test_nothing_is_remembered_of_an_empty_page(dest: Path) -> None:
+    with opened(dest) as journal:
+        assert journal.records([]) == {}
+
+
+# ---- Batches
+
+
+def test_a_batch_that_breaks_leaves_nothing_of_itself(dest: Path) -> None:
+    def broken() -> Iterator[tuple[str, Record]]:
+        yield "training/ct/new/b", RECORD
+        raise KeyError
+
+    with opened(dest) as journal:
+        journal.commit([("training/ct/a", RECORD)])
+        with pytest.raises(KeyError):
+            journal.commit(broken())
+        assert journal.records(["training/ct/a", "training/ct/new/b"]) == {"training/ct/a": RECORD}
+    assert rows_of(dest, "SELECT key FROM objects") == [("training/ct/a",)]
+
+
+def test_a_batch_whose_failures_break_records_no_file_either(dest: Path) -> None:
+    with opened(dest) as journal:
+        with pytest.raises(AttributeError):
+            journal.commit([("training/ct/a", RECORD)], [("training/ct/b", Reason.GONE, None)])  # type: ignore[list-item]
+        assert journal.records(["training/ct/a"]) == {}
+
+
+def test_a_folder_first_seen_in_a_batch_that_broke_is_made_by_the_next(dest: Path) -> None:
+    """The number that the broken batch gave it is forgotten: it may go to another folder."""
+
+    def broken() -> Iterator[tuple[str, Record]]:
+        yield "training/ct/one/a", RECORD
+        raise KeyError
+
+    with opened(dest) as journal:
+        with pytest.raises(KeyError):
+            journal.commit(broken())
+        journal.commit([("training/ct/two/a", RECORD)])
+        journal.commit([("training/ct/one/b", RECORD)])
+    assert rows_of(dest, "SELECT key FROM objects ORDER BY key") == [("training/ct/one/b",), ("training/ct/two/a",)]
+
+
+def test_failures_are_kept_with_reason_and_message_beside_the_files(dest: Path) -> None:
+    with opened(dest) as journal:
+        journal.commit([("training/ct/a", RECORD)], [("training/ct/b", Reason.GONE, "it was deleted")])
+    assert rows_of(dest, "SELECT * FROM failure") == [("training/ct/b", "gone", "it was deleted")]
+    assert rows_of(dest, "SELECT key FROM objects") == [("training/ct/a",)]
+
+
+def test_a_key_that_is_no_text_can_be_named_among_the_failures(dest: Path) -> None:
+    with opened(dest) as journal:
+        journal.commit([], [("training/ct/\ud800", Reason.UNSAFE_KEY, "\udcff"), ("training/a\0b", Reason.GONE, "")])
+    assert rows_of(dest, "SELECT key, message FROM failure ORDER BY key DESC") == [
+        ("training/ct/\\ud800", "\\udcff"),
+        ("training/a\0b", ""),
+    ]
+
+
+def test_a_run_forgets_the_failures_of_its_own_prefixes_only(dest: Path) -> None:
+    failed = [
+        "training/ct-metadata/a",
+        "training/ct/a",
+        "training/ct/z/\U0001f600",
+        "training/ct0/a",
+        "training/data/a",
+    ]
+    with opened(dest) as journal:
+        journal.commit([], [(key, Reason.GONE, "") for key in failed])
+        with journal.run("get", ["training/ct/", "training/data/"]):
+            pass
+    assert rows_of(dest, "SELECT key FROM failure ORDER BY key") == [("training/ct-metadata/a",), ("training/ct0/a",)]
+
+
+def test_a_run_is_noted_from_its_beginning_to_its_end_however_it_ends(dest: Path) -> None:
+    with opened(dest) as journal:
+        with journal.run("all", []):
+            assert journal._connection.execute("SELECT command, ended FROM run").fetchall() == [("all", None)]
+        with pytest.raises(KeyError), journal.run("get", []):
+            raise KeyError
+    stamp = "20[0-9][0-9]-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9]Z"
+    ended = f"SELECT command, started GLOB '{stamp}', ended GLOB '{stamp}', started <= ended FROM run ORDER BY id"
+    assert rows_of(dest, ended) == [("all", 1, 1, 1), ("get", 1, 1, 1)]
+
+
+def test_of_twins_the_first_to_ask_owns_the_name_also_in_the_next_run(dest: Path) -> None:
+    with opened(dest) as journal:
+        assert journal.own_names([("ct/a", "training/ct/A"), ("ct/a", "training/ct/a"), ("ct/b", "training/ct/b")]) == [
+            "training/ct/A",
+            "training/ct/A",
+            "training/ct/b",
+        ]
+    with opened(dest) as journal:
+        assert journal.own_names([("ct/a", "training/ct/a")]) == ["training/ct/A"]
+
+
+def test_names_that_cannot_be_owned_leave_the_journal_ready_for_the_next_batch(dest: Path) -> None:
+    with opened(dest) as journal:
+        with pytest.raises(sqlite3.Error):
+            journal.own_names([("ct/a", "training/ct/a"), ("ct/b", object())])  # type: ignore[list-item]
+        journal.commit([("training/ct/b", RECORD)])
+        assert journal.own_names([("ct/a", "training/ct/A")]) == ["training/ct/A"]
+
+
+# ---- Whose it is
+
+
+def test_it_belongs_to_one_bucket_and_group(dest: Path) -> None:
+    with opened(dest) as journal:
+        journal.commit([("training/ct/a", RECORD)])
+    for bucket, group in (("other", GROUP), (BUCKET, "validation")):
+        with (
+            pytest.raises(UsageError, match="belongs to group training of bucket a-bucket") as refusal,
+            opened(dest, bucket=bucket, group=group),
+        ):
+            pass
+        assert refusal.value.exit_code == 2
+    with opened(dest) as journal:  # The refused runs have let go of it.
+        assert journal.records(["training/ct/a"]) == {"training/ct/a": RECORD}
+    assert rows_of(dest, "SELECT bucket, group_name, endpoint FROM identity") == [(BUCKET, GROUP, ENDPOINT)]
+
+
+def test_a_journal_of_a_newer_version_is_refused_and_not_touched(dest: Path) -> None:
+    with opened(dest):
+        pass
+    with plainly(dest) as connection:
+        connection.execute(f"PRAGMA user_version={VERSION + 1}")
+    with pytest.raises(UsageError, match="newer nccid-fetch") as refusal, opened(dest):
+        pass
+    assert refusal.value.hint == "upgrade nccid-fetch"
+    assert rows_of(dest, "PRAGMA user_version") == [(VERSION + 1,)]
+
+
+def test_a_missing_journal_stays_missing_unless_an_endpoint_is_given(dest: Path) -> None:
+    assert Journal.open(dest, bucket=BUCKET, group=GROUP) is None
+    assert Journal.open(dest / "missing", bucket=BUCKET, group=GROUP) is None
+    assert list((dest / STATE_FOLDER).iterdir()) == []
+
+
+# ---- The lock
+
+OPEN = f"""
+import sys
+from pathlib import Path
+from nccid_fetch.errors import DestinationBusyError
+from nccid_fetch.journal import Journal
+from nccid_fetch.model import ETag, Record, VerifiedBy
+try:
+    journal = Journal.open(Path(sys.argv[1]), bucket={BUCKET!r}, group={GROUP!r}, endpoint="")
+except DestinationBusyError as error:
+    print("busy", error.exit_code)
+    sys.exit()
+"""
+
+
+def in_another_process(dest: Path, code: str = "print('opened'); journal.close()") -> str:
+    command = [sys.executable, "-c", OPEN + code, str(dest)]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout.strip()
+
+
+def test_a_second_process_is_refused_until_the_first_lets_go(dest: Path) -> None:
+    with opened(dest):
+        assert in_another_process(dest) == "busy 75"
+    assert in_another_process(dest) == "opened"
+
+
+def test_a_second_run_in_one_process_is_refused_and_does_not_break_the_lock_of_the_first(dest: Path) -> None:
+    """POSIX locks go when a process closes any descriptor of the file, so the second may not even open it."""
+    with opened(dest) as journal:
+        for endpoint in (ENDPOINT, None):
+            with pytest.raises(DestinationBusyError):
+                Journal.open(dest, bucket=BUCKET, group=GROUP, endpoint=endpoint)
+        assert in_another_process(dest) == "busy 75"
+        journal.commit([("training/ct/a", RECORD)])
+        assert journal.records(["training/ct/a"]) == {"training/ct/a": RECORD}
+
+
+def test_what_a_killed_writer_committed_is_there_and_nothing_of_its_open_batch(dest: Path) -> None:
+    code = f"""
+journal.commit([(f"training/ct/{{i}}", Record(i, ETag({str(MD5)!r}), 0, VerifiedBy.MD5)) for i in range(500)])
+run = journal.run("all", [])
+run.__enter__()
+def batch():
+    yield "training/ct/open", Record(1, ETag(""), 0, VerifiedBy.MD5)
+    print("in the middle", flush=True)
+    sys.stdin.read()
+journal.commit(batch())
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", OPEN + code, str(dest)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "in the middle\n"
+        os.kill(writer.pid, signal.SIGKILL)
+        assert writer.wait(timeout=60) == -signal.SIGKILL
+    keys = [f"training/ct/{number}" for number in range(500)]
+    with opened(dest) as journal:
+        records = journal.records([*keys, "training/ct/open"])
+        assert records == {key: Record(size, MD5, 0, VerifiedBy.MD5) for size, key in enumerate(keys)}
+    assert rows_of(dest, "SELECT command, ended FROM run") == [("all", None)]
+    assert rows_of(dest, "PRAGMA integrity_check") == [("ok",)]
+
+
+# ---- The file
+
+
+def test_after_a_run_exactly_one_file_remains(dest: Path) -> None:
+    with opened(dest) as journal:
+        journal.commit([("training/ct/a", RECORD)])
+        assert {path.name for path in (dest / STATE_FOLDER).iterdir()} == {"journal.sqlite", "journal.sqlite-wal"}
+    assert [path.name for path in (dest / STATE_FOLDER).iterdir()] == ["journal.sqlite"]
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o077, 0o777])
+def test_nobody_else_may_read_it_whatever_the_umask(dest: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        with opened(dest) as journal:
+            journal.commit([("training/ct/a", RECORD)])
+            for path in (dest / STATE_FOLDER).iterdir():
+                assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+    finally:
+        os.umask(before)
+
+
+def test_people_read_it_through_a_view_with_any_sqlite_tool(dest: Path) -> None:
+    with opened(dest) as journal:
+        journal.commit(
+            [
+                ("training/ct/Covid1/a.dcm", RECORD),
+                ("training/data/b.json", Record(1, ETag("AB-2"), 0, VerifiedBy.MULTIPART_MD5)),
+                ("training/data/c.json", Record(2, ETag(""), 0, VerifiedBy.CHECKSUM)),
+                ("training/data/d.json", Record(3, ETag(""), 0, VerifiedBy.SIZE)),
+            ]
+        )
+    assert rows_of(dest, "SELECT key, size, etag, modified, verified_by FROM objects ORDER BY key") == [
+        ("training/ct/Covid1/a.dcm", 10, str(MD5), "2020-09-13T12:26:40Z", "md5"),
+        ("training/data/b.json", 1, "AB-2", "1970-01-01T00:00:00Z", "multipart_md5"),
+        ("training/data/c.json", 2, "", "1970-01-01T00:00:00Z", "checksum"),
+        ("training/data/d.json", 3, "", "1970-01-01T00:00:00Z", "size"),
+    ]
+
+
+def nccid_keys(count: int) -> Iterator[str]:
+    """Yield keys as NCCID has them, 500 to a series, with names of 64 characters."""
+    for number in range(count):
+        series = number // 500
+        yield (
+            f"training/ct/Covid{series // 4:07}/1.2.826.0.1.3680043.9.3218.1.1.{series // 2:018}/"
+            f"1.2.826.0.1.3680043.9.3218.1.1.{series:018}/{number:060}.dcm"
+        )
+
+
+def test_an_object_takes_no_more_than_140_bytes(dest: Path) -> None:
+    count = 20_000
+    keys = list(nccid_keys(count))
+    assert len(keys[0].rpartition("/")[2]) == 64
+    with opened(dest) as journal:
+        for begin in range(0, count, 1000):
+            journal.commit(
+                (key, Record(500_000 + begin, ETag(f"{begin:032x}"), NOW, VerifiedBy.MD5))
+                for key in keys[begin : begin + 1000]
+            )
+    assert Journal.path(dest).stat().st_size / count <= 140
+    assert rows_of(dest, "SELECT count(*) FROM folder") == [(count // 500,)]
+
+
+def test_no_query_reads_more_rows_than_it_needs(dest: Path) -> None:
+    """Opening, a page and a batch cost the same in a journal of eleven million rows: no query scans a table of them."""
+    queries: list[str] = []
+    keys = list(nccid_keys(1000))
+    with opened(dest) as journal:
+        journal.commit((key, RECORD) for key in keys)
+    connect = sqlite3.connect
+
+    def listening(*args: object, **options: object) -> sqlite3.Connection:
+        connection = connect(*args, **options)  # type: ignore[call-overload]
+        connection.set_trace_callback(queries.append)
+        return connection  # type: ignore[no-any-return]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nccid_fetch.journal.sqlite3.connect", listening)
+        with opened(dest) as journal, journal.run("get", ["training/ct/"]):
+            assert len(journal.records(keys)) == 1000
+            journal.commit([(keys[0], RECORD)], [(keys[1], Reason.GONE, "")])
+            journal.own_names([("a", "A")])
+    asked = [query for query in queries if query.partition(" ")[0] in {"SELECT", "INSERT", "UPDATE", "DELETE"}]
+    assert sum(" FROM object " in query for query in asked) == 2  # One per folder of the page.
+    with plainly(dest) as connection:
+        plans = {
+            query: [str(row[3]) for row in connection.execute(f"EXPLAIN QUERY PLAN {query}")] for query in set(asked)
+        }
+    small = ("SCAN identity", "SCAN sqlite_schema", "SCAN sqlite_master", "SCAN CONSTANT ROW")
+    scans = {
+        query: step for query, steps in plans.items() for step in steps if step.startswith("SCAN") and step not in small
+    }
+    assert scans == {}
+
+
+def test_opening_a_large_journal_does_no_more_work_than_opening_a_small_one(tmp_path: Path) -> None:
+    """Work is what SQLite's virtual machine does, counted by its progress handler, not time."""
+
+    def steps_to_open(dest: Path) -> int:
+        steps = 0
+        connect = sqlite3.connect
+
+        def step() -> int:
+            nonlocal steps
+            steps += 1
+            return 0
+
+        def counting(*args: object, **options: object) -> sqlite3.Connection:
+            connection = connect(*args, **options)  # type: ignore[call-overload]
+            connection.set_progress_handler(step, 1)
+            return connection  # type: ignore[no-any-return]
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("nccid_fetch.journal.sqlite3.connect", counting)
+            with opened(dest):
+                return steps
+
+    small, large = new_dest(tmp_path / "small"), new_dest(tmp_path / "large")
+    for dest in (small, large):
+        with opened(dest):
+            pass
+    with plainly(large) as connection:
+        connection.execute("INSERT INTO folder (id, prefix) VALUES (1, 'training/ct/')")
+        connection.execute(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 200000)"
+            " INSERT INTO object SELECT 1, printf('%010d', i), 1, x'00', 1, 1 FROM n"
+        )
+        connection.commit()
+    assert steps_to_open(large) == steps_to_open(small) > 0
+
+
+# ---- Damage
+
+
+def damaged_files(dest: Path) -> list[Path]:
+    return sorted((dest / STATE_FOLDER).glob("journal.sqlite.damaged-*"))
+
+
+@pytest.mark.parametrize("damage", ["not a database", "truncated", "header overwritten", "schema overwritten"])
+def test_a_damaged_journal_is_set_aside_and_made_anew(dest: Path, damage: str) -> None:
+    with opened(dest) as journal:
+        journal.commit((f"training/ct/{number:064}", RECORD) for number in range(1000))
+    path = Journal.path(dest)
+    data = path.read_bytes()
+    spoiled = {
+        "not a database": b"this is a text\n" * 1000,
+        "truncated": data[: len(data) // 2],
+        "header overwritten": bytes(100) + data[100:],
+        "schema overwritten": data[:100] + b"\xff" * 3996 + data[4096:],
+    }[damage]
+    path.write_bytes(spoiled)
+    path.with_name("journal.sqlite-wal").write_bytes(b"left over")
+    assert Journal.open(dest, bucket=BUCKET, group=GROUP) is None  # Who only looks does not touch it.
+    assert path.read_bytes() == spoiled
+    with opened(dest) as journal:
+        assert journal.records(["training/ct/" + "0" * 64]) == {}
+        journal.commit([("training/ct/a", RECORD)])
+    (aside,) = damaged_files(dest)
+    assert aside.read_bytes() == spoiled
+    assert rows_of(dest, "SELECT key FROM objects") == [("training/ct/a",)]
+    assert {found.name for found in (dest / STATE_FOLDER).iterdir()} == {"journal.sqlite", aside.name}
+
+
+def test_damage_that_shows_only_later_ends_the_run_with_a_way_out(dest: Path) -> None:
+    keys = [f"training/ct/{number:064}" for number in range(5000)]
+    with opened(dest) as journal:
+        journal.commit((key, RECORD) for key in keys)
+    path = Journal.path(dest)
+    data = bytearray(path.read_bytes())
+    for page in range(7 * 4096, len(data), 4096):
+        data[page : page + 16] = b"\xff" * 16
+    path.write_bytes(data)
+    with opened(dest) as journal, pytest.raises(DestinationError, match="is damaged") as failure:
+        journal.records(keys)
+    assert failure.value.hint is not None
+    assert "move it away" in failure.value.hint
+
+
+def test_an_empty_file_is_a_journal_that_is_not_written_yet(dest: Path) -> None:
+    Journal.path(dest).touch()
+    with opened(dest) as journal:
+        journal.commit([("training/ct/a", RECORD)])
+    assert damaged_files(dest) == []
+
+
+def test_a_database_of_somebody_else_is_refused_and_not_touched(dest: Path) -> None:
+    with plainly(dest) as connection:
+        connection.execute("CREATE TABLE folder (mine)")
+    with pytest.raises(DestinationError, match=r"journal\.sqlite cannot be read or written"), opened(dest):
+        pass
+    assert rows_of(dest, "SELECT name FROM sqlite_schema") == [("folder",)]
+
+
+@pytest.mark.parametrize("target", ["missing", "present"])
+@pytest.mark.parametrize("name", ["journal.sqlite", "journal.sqlite-wal"])
+def test_no_link_in_the_place_of_its_files_is_followed(dest: Path, name: str, target: str) -> None:
+    outside = dest.parent / "outside"
+    if target == "present":
+        outside.write_bytes(b"")
+        outside.chmod(0o644)
+    (dest / STATE_FOLDER / name).symlink_to(outside)
+    with pytest.raises(DestinationError), opened(dest):
+        pytest.fail("it was opened through a link")
+    if target == "present":
+        assert outside.read_bytes() == b""
+        assert stat.S_IMODE(outside.stat().st_mode) == 0o644
+    else:
+        assert not outside.exists()
+
+
+@pytest.mark.parametrize("endpoint", [ENDPOINT, None])
+def test_a_state_folder_that_is_a_link_is_not_followed(tmp_path: Path, endpoint: str | None) -> None:
+    other = new_dest(tmp_path / "other")
+    with opened(other):
+        pass
+    before = Journal.path(other).stat()
+    dest = tmp_path / "dest"
+    dest.mkdir()
+    (dest / STATE_FOLDER).symlink_to(other / STATE_FOLDER)
+    with pytest.raises(DestinationError, match="is not this tool's"):
+        Journal.open(dest, bucket=BUCKET, group=GROUP, endpoint=endpoint)
+    assert Journal.path(other).stat() == before
+
+
+def test_a_folder_in_its_place_is_refused(dest: Path) -> None:
+    Journal.path(dest).mkdir()
+    with pytest.raises(DestinationError, match="is not this tool's"), opened(dest):
+        pass
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare to mount a tiny file system")
+def test_a_disk_that_is_full_for_the_journal_alone_ends_the_run_and_keeps_what_was_committed(dest: Path) -> None:
+    script = 'mount -t tmpfs -o size=256k tmpfs "$1/.nccid-fetch" && exec "$2" -c "$3" "$1"'
+    code = """
+from nccid_fetch.errors import DestinationError
+def batch(first):
+    return [(f"training/ct/{i:064}", Record(i, ETag(""), 0, VerifiedBy.MD5)) for i in range(first, first + 100)]
+done = 0
+try:
+    while True:
+        journal.commit(batch(done))
+        done += 100
+except DestinationError as error:
+    print(error.exit_code, error)
+keys = [key for key, _ in batch(done)]
+print(done > 0, len(journal.records([key for key, _ in batch(0)])), len(journal.records(keys)))
+journal.close()
+"""
+    command = ["unshare", "-rm", "sh", "-c", script, "sh", str(dest), sys.executable, OPEN + code]
+    found = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    if found.returncode != 0 and found.stderr.startswith(("mount", "unshare")):
+        pytest.skip(f"no tiny file system can be mounted here: {found.stderr.strip()}")
+    assert found.returncode == 0, found.stderr
+    first, second = found.stdout.splitlines()
+    assert first.startswith("9 ")
+    assert "disk is full" in first
+    assert second == "True 100 0"
