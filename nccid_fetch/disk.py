@@ -27,11 +27,16 @@ class Disk:
 
     def __init__(self, threads: int) -> None:
         self._threads = ThreadPoolExecutor(min(threads, THREADS_MAX), thread_name_prefix="disk")
+        self._at_end: list[Callable[[], None]] = []
 
     async def run(self, function: Callable[[], T]) -> T:
         """Run a blocking function in a thread and return what it returns."""
         result: T = await _call(function, executor=self._threads)
         return result
+
+    def at_end(self, function: Callable[[], None]) -> None:
+        """Call a function when all threads have ended: to take away what one of them may still be using."""
+        self._at_end.append(function)
 
     def __enter__(self) -> Self:
         return self
@@ -40,3 +45,5 @@ class Disk:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._threads.shutdown()
+        for function in self._at_end:
+            function()

@@ -21,10 +21,17 @@ class PartsKnown:
 
 @dataclass(frozen=True, slots=True)
 class PagePlanned:
-    """A page of a part's listing was planned."""
+    """A page of a part's listing was planned.
+
+    Attributes:
+        part: The part.
+        decisions: What was decided, in key order.
+        known_by_size: How many of the skipped objects no digest ever proved.
+    """
 
     part: str
     decisions: Sequence[Decision]
+    known_by_size: int = 0
 
 
 @dataclass(frozen=True, slots=True)

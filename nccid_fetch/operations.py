@@ -4,15 +4,16 @@ Nothing is written before everything that can be wrong with options, destination
 been looked at.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, closing
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
+from itertools import groupby, islice
 from pathlib import Path
 
 from . import warehouse
 from .commit import Committer
-from .destination import check_dest, open_destination, open_tree
+from .destination import Destination, check_dest, destination_error, open_destination, open_tree
 from .disk import THREADS_MAX, Disk
-from .errors import AccessError
+from .errors import AccessError, UsageError
 from .events import PartsKnown, Report
 from .journal import Journal
 from .keys import key_filter
@@ -49,6 +50,8 @@ async def fetch(
     """
     check_dest(settings.dest)
     asked = settings.parts if plan_file is None else parts_of_plan(plan_file, source)
+    if plan_file is not None and not asked:
+        raise UsageError(f"{plan_file} is a plan of nothing", hint="leave at least one object in it")
     async with AsyncExitStack() as stack:
         journal = Journal.open(settings.dest, bucket=source.bucket, group=source.group)
         if journal is not None:
@@ -67,14 +70,25 @@ async def fetch(
             journal = Journal.open(settings.dest, bucket=source.bucket, group=source.group, endpoint=session.endpoint)
             assert journal is not None
             stack.enter_context(closing(journal))
-        destination.staging.clear()
-        stack.callback(destination.staging.clear)
+        try:
+            destination.staging.clear()
+        except OSError as error:
+            raise destination_error(error, settings.dest) from error
+        stack.callback(_clear_quietly, destination)
         stack.enter_context(journal.run(command, [warehouse.part_prefix(source.group, part) for part in parts]))
         disk = stack.enter_context(Disk(min(settings.concurrency + 2, THREADS_MAX)))
         journal_thread = stack.enter_context(Disk(1))
         lets_through = key_filter(settings.include, settings.exclude)
         planner = Planner(
-            source.group, lets_through, settings.existing, destination, journal, disk, journal_thread, report
+            source.group,
+            lets_through,
+            settings.existing,
+            destination,
+            journal,
+            disk,
+            journal_thread,
+            report,
+            settings.dest,
         )
         reference = ReferenceReader(session)
         tools = Tools(
@@ -95,10 +109,9 @@ async def fetch(
             journal_thread=journal_thread,
             report=report,
         )
-        pages: Pages = {
-            part: _listed(listing, source, part) if plan_file is None else _planned(plan_file, source, part)
-            for part in parts
-        }
+        pages = (
+            _all_listed(listing, source, parts) if plan_file is None else {parts: _planned(plan_file, source, parts)}
+        )
         await run(pages, planner, tools, committer)
 
 
@@ -133,8 +146,15 @@ async def plan(source: Source, settings: Settings, report: Report) -> None:
             stack.enter_context(Disk(THREADS_MAX)),
             stack.enter_context(Disk(1)),
             report,
+            settings.dest,
         )
-        await plan_all({part: _listed(listing, source, part) for part in parts}, planner)
+        await plan_all(_all_listed(listing, source, parts), planner)
+
+
+def _clear_quietly(destination: Destination) -> None:
+    """Clear staged files at the end of a run. What cannot be removed now, the next run removes."""
+    with suppress(OSError):
+        destination.staging.clear()
 
 
 @asynccontextmanager
@@ -175,18 +195,13 @@ async def _listed(listing: Listing, source: Source, part: str) -> AsyncGenerator
         yield page.objects
 
 
-async def _planned(path: Path, source: Source, part: str) -> AsyncGenerator[Sequence[RemoteObject], None]:
-    for page in _in_pages(read_plan(path, source), source, part):
-        yield page
+def _all_listed(listing: Listing, source: Source, parts: Sequence[str]) -> Pages:
+    return {(part,): _listed(listing, source, part) for part in parts}
 
 
-def _in_pages(objects: Iterator[RemoteObject], source: Source, part: str) -> Iterator[list[RemoteObject]]:
-    page: list[RemoteObject] = []
-    for remote in objects:
-        if warehouse.part_of(remote.key, source.group) == part:
-            page.append(remote)
-        if len(page) == PAGE_KEYS:
+async def _planned(path: Path, source: Source, parts: Sequence[str]) -> AsyncGenerator[Sequence[RemoteObject], None]:
+    """Yield a plan's objects of these parts as pages, each of one part. The file may be larger than memory."""
+    by_part = groupby(read_plan(path, source), lambda remote: warehouse.part_of(remote.key, source.group))
+    for part, objects in by_part:
+        while part in parts and (page := list(islice(objects, PAGE_KEYS))):
             yield page
-            page = []
-    if page:
-        yield page

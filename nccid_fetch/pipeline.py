@@ -32,7 +32,8 @@ DENIED_MAX = 32
 EXHAUSTED_MAX = 16
 """When so many objects in a row used up their attempts, it is not the objects."""
 
-Pages = Mapping[str, AsyncGenerator[Sequence[RemoteObject], None]]
+Pages = Mapping[tuple[str, ...], AsyncGenerator[Sequence[RemoteObject], None]]
+"""Streams of pages, and which parts each is of. A page has objects of one part only, in key order."""
 
 
 @dataclass(slots=True)
@@ -73,7 +74,7 @@ async def run(pages: Pages, planner: Planner, tools: Tools, committer: Committer
     """Bring the destination in line with the pages, once.
 
     Args:
-        pages: For each part its objects, page by page in key order.
+        pages: What is in the bucket, or is wanted of it.
         planner: Decides what each object needs.
         tools: What a transfer needs.
         committer: Puts in place and records what reached its end.
@@ -81,6 +82,27 @@ async def run(pages: Pages, planner: Planner, tools: Tools, committer: Committer
     Raises:
         RunError: The run cannot go on. A part whose listing breaks is reported as failed, and does not raise.
     """
+    committing = asyncio.create_task(committer.run(), name="committer")
+    causes: list[BaseException] = []
+    try:
+        await _flow(pages, planner, tools, committer, committing)
+    except BaseExceptionGroup as group:
+        causes.append(group)
+    finally:
+        committer.close()
+        await asyncio.wait([committing])
+        unplaced = committing.exception()
+    if unplaced is not None:
+        causes.append(unplaced)  # It counts also where something else had ended the run by then.
+    if causes:
+        whole = BaseExceptionGroup("the run ended", causes)
+        raise decisive(whole) from whole
+
+
+async def _flow(
+    pages: Pages, planner: Planner, tools: Tools, committer: Committer, committing: "asyncio.Task[None]"
+) -> None:
+    """Let listings, workers and committer work, until all is dealt with or one of them fails."""
     queue: asyncio.Queue[Decision | None] = asyncio.Queue(QUEUE_OBJECTS)
     tides = _Tides()
 
@@ -93,25 +115,17 @@ async def run(pages: Pages, planner: Planner, tools: Tools, committer: Committer
                     await committer.put(Ending(Failed(remote, reason, message)))
         return not decisions or part_of(decisions[0].remote.key, tools.group) not in tides.given_up
 
-    committing = asyncio.create_task(committer.run(), name="committer")
-    try:
-        async with asyncio.TaskGroup() as group:
-            watch = group.create_task(_watch(committing), name="watch")
-            async with asyncio.TaskGroup() as workers:
-                for number in range(tools.settings.concurrency):
-                    workers.create_task(_work(queue, tides, tools, committer), name=f"worker-{number}")
-                async with asyncio.TaskGroup() as producers:
-                    for part, objects in pages.items():
-                        producers.create_task(_produce(part, objects, planner, deal), name=f"listing-{part}")
-                for _ in range(tools.settings.concurrency):
-                    await queue.put(None)
-            watch.cancel()
-    except BaseExceptionGroup as group:
-        raise decisive(group) from group
-    finally:
-        committer.close()
-        await asyncio.wait([committing])
-    committing.result()
+    async with asyncio.TaskGroup() as group:
+        watch = group.create_task(_watch(committing), name="watch")
+        async with asyncio.TaskGroup() as workers:
+            for number in range(tools.settings.concurrency):
+                workers.create_task(_work(queue, tides, tools, committer), name=f"worker-{number}")
+            async with asyncio.TaskGroup() as producers:
+                for parts, objects in pages.items():
+                    producers.create_task(_produce(parts, objects, planner, deal), name=f"listing-{parts}")
+            for _ in range(tools.settings.concurrency):
+                await queue.put(None)
+        watch.cancel()
 
 
 async def plan_all(pages: Pages, planner: Planner) -> None:
@@ -122,8 +136,8 @@ async def plan_all(pages: Pages, planner: Planner) -> None:
 
     try:
         async with asyncio.TaskGroup() as producers:
-            for part, objects in pages.items():
-                producers.create_task(_produce(part, objects, planner, leave), name=f"listing-{part}")
+            for parts, objects in pages.items():
+                producers.create_task(_produce(parts, objects, planner, leave), name=f"listing-{parts}")
     except BaseExceptionGroup as group:
         raise decisive(group) from group
 
@@ -135,28 +149,30 @@ async def _watch(committing: "asyncio.Task[None]") -> None:
 
 
 async def _produce(
-    part: str,
+    parts: tuple[str, ...],
     objects: AsyncGenerator[Sequence[RemoteObject], None],
     planner: Planner,
     deal: Callable[[Sequence[Decision]], Awaitable[bool]],
 ) -> None:
-    """Plan a part page by page, and deal the decisions out until there are no more, or no more are wanted."""
+    """Plan a stream page by page, and deal the decisions out until there are no more, or no more are wanted."""
     nesting = Nesting()
-    listed = False
+    listed: set[str] = set()
     try:
         async with aclosing(objects):
             async for page in objects:
-                decisions = await planner.plan(part, page, nesting)
-                listed = listed or bool(decisions)
-                if not await deal(decisions):
+                decisions = await planner.plan(page, nesting)
+                listed.update(part_of(decision.remote.key, planner.group) for decision in decisions[:1])
+                if not await deal(decisions) and len(parts) == 1:
                     return
     except ListingDeniedError:
         state = PartState.FAILED if listed else PartState.DENIED
-        planner.report(ListingEnded(part, state, "the credentials may not list it", denied=True))
+        ends = [ListingEnded(part, state, "the credentials may not list it", denied=True) for part in parts]
     except EndpointError as error:
-        planner.report(ListingEnded(part, PartState.FAILED, str(error)))
+        ends = [ListingEnded(part, PartState.FAILED, str(error)) for part in parts]
     else:
-        planner.report(ListingEnded(part, PartState.COMPLETE if listed else PartState.EMPTY))
+        ends = [ListingEnded(part, PartState.COMPLETE if part in listed else PartState.EMPTY) for part in parts]
+    for end in ends:
+        planner.report(end)
 
 
 async def _work(queue: "asyncio.Queue[Decision | None]", tides: _Tides, tools: Tools, committer: Committer) -> None:

@@ -2,16 +2,21 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
 
 from .decisions import Nesting, decide
-from .destination import Destination, Tree
+from .destination import Destination, Tree, destination_error
 from .disk import Disk
 from .errors import Reason, UnsafeKeyError
 from .events import PagePlanned, Report
 from .journal import Journal
 from .keys import fold, is_folder_marker, path_of
-from .model import Decision, LocalFile, Record, Refuse, RemoteObject, Skip
+from .model import Decision, LocalFile, Record, Refuse, RemoteObject, Skip, VerifiedBy
 from .settings import Existing
+from .warehouse import part_of
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +32,7 @@ class Planner:
         disk: Where the disk is looked at.
         journal_thread: The one thread that uses the journal.
         report: Who wants to know.
+        dest: The destination's path, for messages.
     """
 
     group: str
@@ -37,17 +43,18 @@ class Planner:
     disk: Disk
     journal_thread: Disk
     report: Report
+    dest: Path
 
-    async def plan(self, part: str, objects: Sequence[RemoteObject], nesting: Nesting) -> list[Decision]:
+    async def plan(self, objects: Sequence[RemoteObject], nesting: Nesting) -> list[Decision]:
         """Decide what each object of a page needs, and report the page.
 
         Args:
-            part: The part that the page is of.
-            objects: The page, in key order.
-            nesting: The part's memory of keys that others would be nested in.
+            objects: The page: objects of one part, in key order.
+            nesting: The stream's memory of keys that others would be nested in.
 
         Returns:
-            The decisions, in key order; objects that the filter holds back and folder markers have none.
+            The decisions: about keys without a safe path first, then about all others in their order. Objects that
+            the filter holds back, and folder markers, have none.
         """
         below = len(self.group) + 1
         decisions: list[Decision] = []
@@ -77,7 +84,13 @@ class Planner:
                 nesting.add(remote.key)
             decisions.append(decision)
         await self._retime(decisions)
-        self.report(PagePlanned(part, decisions))
+        known_by_size = sum(
+            isinstance(decision, Skip) and records[decision.remote.key].verified_by is VerifiedBy.SIZE
+            for decision in decisions
+        )
+        if decisions:
+            part = part_of(decisions[0].remote.key, self.group)
+            self.report(PagePlanned(part, decisions, known_by_size))
         return decisions
 
     async def _records(self, keys: list[str]) -> dict[str, Record]:
@@ -86,7 +99,13 @@ class Planner:
 
     async def _look(self, paths: list[tuple[str, ...]]) -> list[LocalFile | None]:
         tree = self.tree
-        return await self.disk.run(lambda: tree.look(paths)) if tree is not None else [None] * len(paths)
+        return await self._at_disk(lambda: tree.look(paths)) if tree is not None else [None] * len(paths)
+
+    async def _at_disk(self, function: Callable[[], T]) -> T:
+        try:
+            return await self.disk.run(function)
+        except OSError as error:
+            raise destination_error(error, self.dest) from error
 
     async def _owners(self, wanted: list[tuple[RemoteObject, tuple[str, ...]]]) -> list[str]:
         """Return the key that owns each object's name: its own, but where the file system folds names."""
@@ -104,5 +123,5 @@ class Planner:
             return
         moves = [(path_of(remote.key, self.group), remote.modified_ns) for remote, _ in late]
         rows = [(remote.key, record._replace(modified_ns=remote.modified_ns)) for remote, record in late]
-        await self.disk.run(lambda: tree.retime(moves))
+        await self._at_disk(lambda: tree.retime(moves))
         await self.journal_thread.run(lambda: journal.commit(rows))

@@ -21,6 +21,7 @@ from .events import (
 )
 from .model import Check, Decision, Fetch, PartState, Refuse, VerifiedBy
 from .settings import Settings, Source
+from .warehouse import part_of
 
 FAILURES_MAX = 1000
 """How many failures a summary names; all of them are in the journal."""
@@ -79,8 +80,8 @@ class Tally:
     received_bytes: int = 0
     retries: int = 0
     throttled: int = 0
+    known_by_size: int = 0
     listing_failed: bool = False
-    listing_denied: bool = False
     denied_later: bool = False
 
     def __call__(self, event: Event) -> None:
@@ -88,7 +89,8 @@ class Tally:
         match event:
             case Received(size):
                 self.received_bytes += size
-            case PagePlanned(part, decisions):
+            case PagePlanned(part, decisions, known_by_size):
+                self.known_by_size += known_by_size
                 self._plan(self.parts.setdefault(part, PartTally()), decisions)
             case Committed(outcomes):
                 for outcome in outcomes:
@@ -140,7 +142,7 @@ class Tally:
 
     def _settle(self, outcome: Fetched | Adopted | Failed) -> None:
         remote = outcome.remote
-        part = self.parts.setdefault(remote.key.split("/", 2)[1], PartTally())
+        part = self.parts.setdefault(part_of(remote.key, remote.key.partition("/")[0]), PartTally())
         part.settled.add(remote.size)
         match outcome:
             case Fetched():
@@ -168,7 +170,7 @@ class Tally:
             return 5
         if self.failed or self.refused:
             return 1
-        if settings.require_verified and self.verified[VerifiedBy.SIZE]:
+        if settings.require_verified and (self.verified[VerifiedBy.SIZE] or self.known_by_size):
             return 3
         return 0
 

@@ -10,8 +10,8 @@ import asyncio
 import os
 import random
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 from .destination import Destination
@@ -19,6 +19,7 @@ from .digests import md5_of
 from .disk import Disk
 from .errors import (
     DigestMismatchError,
+    EndpointError,
     ListingDeniedError,
     ObjectError,
     RangeIgnoredError,
@@ -30,7 +31,7 @@ from .errors import (
 )
 from .events import Received, Report, Retrying
 from .keys import path_of
-from .model import Check, RemoteObject, VerifiedBy
+from .model import Check, Chunk, RemoteObject, VerifiedBy
 from .proof import prove
 from .retry import backoff_seconds, throttle_seconds
 from .settings import Settings, Verify
@@ -41,6 +42,9 @@ from .store.reference import ReferenceReader
 
 MISMATCHES_MAX = 3
 """A body that is not the object three times over will not become it."""
+SLOW_SECONDS = 60.0
+SLOW_BYTES_PER_SECOND = 1024
+"""A body that is slower than this for more than a minute is not worth waiting for."""
 THROTTLED_SECONDS_MAX = 900.0
 """How long one object goes on being told to slow down."""
 
@@ -106,42 +110,29 @@ class _Transfer:
         self.staged = self._new_staged()
 
     async def run(self) -> tuple[StagedFile, VerifiedBy]:
-        tools, remote = self.tools, self.remote
-        reader: Reader = tools.reader if tools.reader.can_read(remote.key) else tools.reference
-        attempt = throttled = mismatches = 0
-        throttled_since: float | None = None
+        tools = self.tools
+        reader: Reader = tools.reader if tools.reader.can_read(self.remote.key) else tools.reference
+        patience = _Patience(self.remote, tools)
         while True:
             try:
                 return self.staged, await self._attempt(reader)
             except RefusedError:
                 reader = tools.reference
-                continue
             except ObjectError as error:
-                raise await self._settle(error) from error
-            except ThrottledError as error:
-                throttled += 1
-                throttled_since = tools.now() if throttled_since is None else throttled_since
-                if tools.now() - throttled_since > THROTTLED_SECONDS_MAX:
-                    raise ObjectError(Reason.RETRIES_EXHAUSTED, str(error)) from error
-                pause = throttle_seconds(throttled, error.retry_after_seconds, tools.chance)
-                tools.report(Retrying(remote, attempt + 1, str(error), pause, throttled=True))
-                await self._keep_or_discard(error)
+                raise await _settled(error, self.remote, tools) from error
             except TransientError as error:
-                attempt += 1
-                mismatches += isinstance(error, DigestMismatchError)
-                if attempt >= tools.settings.attempts or mismatches >= MISMATCHES_MAX:
-                    raise ObjectError(error.reason, f"{error}, in {attempt} attempts") from error
-                pause = backoff_seconds(attempt, tools.chance)
-                tools.report(Retrying(remote, attempt, str(error), pause, throttled=False))
+                pause = patience.after(error)
                 await self._keep_or_discard(error)
-            reader = tools.reference
-            await tools.sleep(pause)
+                reader = tools.reference
+                await tools.sleep(pause)
 
     async def _attempt(self, reader: Reader) -> VerifiedBy:
         """Make one attempt, going on where the staged file ends."""
         remote, staged, tools = self.remote, self.staged, self.tools
         start = staged.size
         async with reader.get(remote, start) as body:
+            if not body.etag:
+                raise TransientError("the server does not say which version it sent")
             if body.etag != remote.etag:
                 raise ObjectError(
                     Reason.CHANGED, "it was replaced after it was listed; a rerun fetches the new version"
@@ -149,7 +140,8 @@ class _Transfer:
             if body.length != remote.size - start:
                 raise ShortBodyError(f"the server promised {start + body.length} bytes, and listed {remote.size}")
             facts = body.facts
-            async for chunk in body.chunks():
+            chunks = body.chunks()
+            while (chunk := await self._next(chunks)) is not None:
                 received = len(chunk)
                 if staged.size + received > remote.size:
                     raise ShortBodyError(f"the server sent more than the {remote.size} bytes it listed")
@@ -166,6 +158,19 @@ class _Transfer:
             return VerifiedBy.SIZE
         return await prove(remote, staged.md5, staged.chunks, facts=facts, reference=tools.reference, disk=tools.disk)
 
+    async def _next(self, chunks: AsyncIterator[Chunk]) -> Chunk | None:
+        """Return the next chunk, or None at the end.
+
+        Raises:
+            TransientError: It trickles: no stall, for a byte comes now and then, and yet no end in sight.
+        """
+        wanted = min(self.remote.size - self.staged.size, WHOLE_BYTES_MAX)
+        try:
+            async with asyncio.timeout(SLOW_SECONDS + wanted / SLOW_BYTES_PER_SECOND):
+                return await anext(chunks, None)
+        except TimeoutError:
+            raise TransientError(f"the body came at less than {SLOW_BYTES_PER_SECOND} bytes a second") from None
+
     async def _keep_or_discard(self, error: TransientError) -> None:
         """Keep what a large body brought before it broke off; begin anew after anything else."""
         whole = isinstance(error, DigestMismatchError | ShortBodyError | RangeIgnoredError)
@@ -177,15 +182,49 @@ class _Transfer:
     def _new_staged(self) -> StagedFile:
         return self.tools.destination.staging.new(hashed=self.tools.settings.verify is Verify.MD5)
 
-    async def _settle(self, error: ObjectError) -> ObjectError:
-        """Find out what a denial means: readers may not learn from a GET whether a key is still there."""
-        if error.reason is not Reason.DENIED:
-            return error
-        with suppress(ListingDeniedError, TransientError):
-            page = await self.tools.lister.page(self.remote.key, max_keys=1)
-            if not any(found.key == self.remote.key for found in page.objects):
-                return ObjectError(Reason.GONE, "it was deleted after it was listed")
+
+class _Patience:
+    """How long one object is tried: so many attempts, so many mismatches, so long being told to slow down."""
+
+    def __init__(self, remote: RemoteObject, tools: Tools) -> None:
+        self.remote = remote
+        self.tools = tools
+        self.attempts = self.mismatches = self.throttled = 0
+        self.throttled_since: float | None = None
+
+    def after(self, error: TransientError) -> float:
+        """Return how long to wait before another attempt.
+
+        Raises:
+            ObjectError: There is none left.
+        """
+        tools = self.tools
+        if isinstance(error, ThrottledError):
+            self.throttled += 1
+            self.throttled_since = tools.now() if self.throttled_since is None else self.throttled_since
+            if tools.now() - self.throttled_since > THROTTLED_SECONDS_MAX:
+                raise ObjectError(Reason.RETRIES_EXHAUSTED, str(error)) from error
+            pause = throttle_seconds(self.throttled, error.retry_after_seconds, tools.chance)
+            tools.report(Retrying(self.remote, self.attempts + 1, str(error), pause, throttled=True))
+        else:
+            self.attempts += 1
+            self.mismatches += isinstance(error, DigestMismatchError)
+            if self.attempts >= tools.settings.attempts or self.mismatches >= MISMATCHES_MAX:
+                raise ObjectError(error.reason, f"{error}, in {self.attempts} attempts") from error
+            pause = backoff_seconds(self.attempts, tools.chance)
+            tools.report(Retrying(self.remote, self.attempts, str(error), pause, throttled=False))
+        return pause
+
+
+async def _settled(error: ObjectError, remote: RemoteObject, tools: Tools) -> ObjectError:
+    """Find out what a denial means: readers may not learn from a GET whether a key is still there."""
+    if error.reason is not Reason.DENIED:
         return error
+    with suppress(ListingDeniedError, TransientError, EndpointError):
+        page = await tools.lister.page(remote.key, max_keys=1)
+        if not any(found.key == remote.key for found in page.objects):
+            return ObjectError(Reason.GONE, "it was deleted after it was listed")
+    return error
 
 
 async def check(decision: Check, tools: Tools) -> VerifiedBy | None:
@@ -199,22 +238,44 @@ async def check(decision: Check, tools: Tools) -> VerifiedBy | None:
         RunError: The credentials or the endpoint are at fault.
     """
     remote = decision.remote
-    path = path_of(remote.key, tools.group)
-    descriptor = await tools.disk.run(lambda: tools.destination.open_file(path))
-    try:
-        verified_by = await prove(
-            remote,
-            await tools.disk.run(lambda: md5_of(chunks_of(descriptor))),
-            lambda: chunks_of(descriptor),
-            facts=None,
-            reference=tools.reference,
-            disk=tools.disk,
-        )
+    patience = _Patience(remote, tools)
+    async with _opened(path_of(remote.key, tools.group), tools) as descriptor:
+        md5 = await tools.disk.run(lambda: md5_of(chunks_of(descriptor)))
+        while True:
+            try:
+                verified_by = await prove(
+                    remote,
+                    md5,
+                    lambda: chunks_of(descriptor),
+                    facts=None,
+                    reference=tools.reference,
+                    disk=tools.disk,
+                )
+                break
+            except DigestMismatchError:
+                return None
+            except ObjectError as error:
+                raise await _settled(error, remote, tools) from error
+            except TransientError as error:  # A server that hiccups is no reason to fetch what may be there.
+                await tools.sleep(patience.after(error))
         if verified_by is VerifiedBy.SIZE:
             return None
         await tools.disk.run(lambda: tools.destination.adopt(descriptor, remote.modified_ns))
-    except TransientError:
-        return None
-    finally:
-        os.close(descriptor)
     return verified_by
+
+
+@asynccontextmanager
+async def _opened(path: tuple[str, ...], tools: Tools) -> AsyncIterator[int]:
+    """Open a file of the tree for as long as it is looked at."""
+    descriptor = await tools.disk.run(lambda: tools.destination.open_file(path))
+    try:
+        yield descriptor
+    except asyncio.CancelledError:
+        # A thread may still be reading, and by then the number might be another file's.
+        tools.disk.at_end(lambda: os.close(descriptor))
+        raise
+    except BaseException:
+        os.close(descriptor)
+        raise
+    else:
+        os.close(descriptor)

@@ -1,0 +1,175 @@
+"""What must hold of a destination after any run, however it ended; and one way to make a run and keep what it said.
+
+Tests state what is special about them and leave the rest to `check_tree`: it reads the tree as a user would, and
+the journal as SQLite has it, and trusts neither to speak for the other.
+"""
+
+import asyncio
+import shutil
+import sqlite3
+import stat
+import tempfile
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import datetime
+from hashlib import md5
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nccid_fetch import operations
+from nccid_fetch.errors import RunError
+from nccid_fetch.events import Event, Report
+from nccid_fetch.keys import STATE_FOLDER
+from nccid_fetch.model import ETag, RemoteObject
+from nccid_fetch.settings import Settings, Source
+from nccid_fetch.summary import Tally
+
+from .servers.scripted import MODIFIED, ScriptedS3
+
+GROUP = "training"
+
+
+class Version(NamedTuple):
+    """One version of an object: what a file may be."""
+
+    body: bytes
+    modified: datetime = MODIFIED
+
+    @property
+    def modified_ns(self) -> int:
+        return round(self.modified.timestamp() * 1000) * 1_000_000
+
+
+Objects = Mapping[str, bytes | Collection[Version]]
+
+
+def md5_hex(data: bytes) -> str:
+    return md5(data, usedforsecurity=False).hexdigest()
+
+
+def snapshot(s3: ScriptedS3) -> dict[str, list[Version]]:
+    """Return the one version that each object of a server has now."""
+    return {key: [Version(found.body, found.modified)] for key, found in s3._objects.items()}
+
+
+def remote_of(s3: ScriptedS3, key: str) -> RemoteObject:
+    """Return an object as a listing would describe it now."""
+    found = s3._objects[key]
+    version = Version(found.body, found.modified)
+    return RemoteObject(key, len(found.body), ETag(found.etag), version.modified_ns)
+
+
+def records(dest: Path) -> dict[str, tuple[int, str]]:
+    """Return size and ETag of every object that the journal has, also where a killed run left it open."""
+    with tempfile.TemporaryDirectory() as copy:
+        for part in (dest / STATE_FOLDER).glob("journal.sqlite*"):
+            shutil.copy(part, copy)
+        with closing(sqlite3.connect(Path(copy) / "journal.sqlite")) as journal:
+            assert journal.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+            return {key: (size, etag) for key, size, etag in journal.execute("SELECT key, size, etag FROM objects")}
+
+
+def files_of(dest: Path) -> dict[str, Path]:
+    """Return every file below a destination, outside its state folder, by its key."""
+    return {f"{GROUP}/{path.relative_to(dest)}": path for path in _walk(dest) if not path.is_dir()}
+
+
+def check_tree(dest: Path, bucket_objects: Objects, *, killed: bool = False) -> set[str]:
+    """Check what holds after every run, and return the keys whose files are in place.
+
+    Args:
+        dest: The destination.
+        bucket_objects: Every object there ever was: its content, or its versions.
+        killed: The last run had no chance to clean up: staged files may be left, and the journal open.
+    """
+    state = dest / STATE_FOLDER
+    for path in (dest, *_walk(dest)):
+        mode = path.lstat().st_mode
+        assert not stat.S_ISLNK(mode), f"{path} is a link"
+        assert stat.S_IMODE(mode) == (0o700 if stat.S_ISDIR(mode) else 0o600), f"{path} has mode {mode:o}"
+    files = files_of(dest)
+    for key, path in files.items():
+        assert key in bucket_objects, f"{key} is no object"
+        known = bucket_objects[key]
+        versions = [Version(known)] if isinstance(known, bytes) else known
+        content, modified_ns = path.read_bytes(), path.stat().st_mtime_ns
+        wholes = [version for version in versions if version.body == content]
+        assert wholes, f"{key} is no version of its object whole"
+        assert any(version.modified_ns == modified_ns for version in wholes), f"{key} has a time that is not its own"
+    recorded = records(dest)
+    for key, (size, etag) in recorded.items():
+        assert key in files, f"the journal has {key}, and the disk has not"
+        content = files[key].read_bytes()
+        assert len(content) == size, f"the journal has another size of {key}"
+        assert ETag(etag).md5 in {None, md5_hex(content)} or size == len(content), f"{key} is not what is recorded"
+    if not killed:
+        assert list((state / "staged").iterdir()) == [], "a staged file is left"
+        left = {path.name for path in state.iterdir()}
+        assert left <= {"journal.sqlite", "staged", "quarantine"}, f"{left} is left in the state folder"
+    return set(files)
+
+
+def _walk(dest: Path) -> Iterator[Path]:
+    for path in sorted(dest.iterdir()):
+        if path.name == STATE_FOLDER:
+            continue
+        yield path
+        if path.is_dir() and not path.is_symlink():
+            yield from _walk(path)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run that is over."""
+
+    tally: Tally
+    events: list[Event]
+    exit_code: int
+    error: RunError | None
+
+    @property
+    def left_over(self) -> int:
+        """What was listed and reached no end: by the contract only what a run leaves that stops early."""
+        tally = self.tally
+        ended = tally.fetched.objects + tally.adopted.objects + tally.skipped.objects + tally.refused + tally.failed
+        left = tally.listed.objects - ended
+        assert left >= 0, "more ended than was listed"
+        return left
+
+    @property
+    def reasons(self) -> dict[str, str]:
+        """Why each object that did not arrive did not."""
+        return {failed.remote.key: str(failed.reason) for failed in self.tally.failures}
+
+
+def fetch(
+    s3: ScriptedS3, dest: Path, *parts: str, report: Report | None = None, plan_file: Path | None = None, **options: Any
+) -> Run:
+    """Make one run to its end, whatever that is; an exception that is no RunError is a defect and raised."""
+    return asyncio.run(fetching(s3, dest, *parts, report=report, plan_file=plan_file, **options))
+
+
+async def fetching(
+    s3: ScriptedS3, dest: Path, *parts: str, report: Report | None = None, plan_file: Path | None = None, **options: Any
+) -> Run:
+    """See `fetch`."""
+    settings = Settings(dest=dest, parts=parts, **({"concurrency": 8} | options))
+    tally = Tally()
+    events: list[Event] = []
+
+    def listen(event: Event) -> None:
+        tally(event)
+        events.append(event)
+        if report is not None:
+            report(event)
+
+    error: RunError | None = None
+    try:
+        await operations.fetch(Source(endpoint_url=s3.endpoint_url), settings, listen, plan_file=plan_file)
+    except RunError as caught:
+        error = caught
+    code = tally.exit_code(settings) if error is None else error.exit_code
+    run = Run(tally, events, code, error)
+    assert run.left_over == 0 or error is not None or "denied" in {part.state for part in tally.parts.values()}
+    return run

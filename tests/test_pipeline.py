@@ -1,0 +1,759 @@
+"""Whole runs, from listing to journal: what is asked for, what is left alone, and how every run adds up in the end."""
+
+import asyncio
+import os
+import random
+import re
+import shutil
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from datetime import timedelta
+from hashlib import md5
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nccid_fetch import commit, operations, planfile, transfer
+from nccid_fetch.destination import Destination
+from nccid_fetch.digests import md5_of
+from nccid_fetch.disk import Disk
+from nccid_fetch.errors import DestinationError, EndpointError
+from nccid_fetch.events import Committed, Event, ListingEnded, PagePlanned, Received
+from nccid_fetch.journal import Journal
+from nccid_fetch.model import Fetch, PartState, RemoteObject, Why
+from nccid_fetch.pipeline import DENIED_MAX, EXHAUSTED_MAX, QUEUE_OBJECTS
+from nccid_fetch.planfile import write_decision, write_header
+from nccid_fetch.settings import Settings, Source, Transport
+from nccid_fetch.store.pages import PAGE_KEYS
+
+from .oracle import Version, check_tree, fetch, fetching, files_of, md5_hex, records, remote_of, snapshot
+from .servers.scripted import MODIFIED, Action, CorruptBody, Cut, Do, Drop, Hold, Page, ScriptedS3, Status
+
+DAY = timedelta(days=1)
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retry at once."""
+    monkeypatch.setattr("nccid_fetch.retry.BASE_SECONDS", 0.0)
+
+
+@pytest.fixture
+def s3() -> Iterator[ScriptedS3]:
+    with ScriptedS3() as server:
+        yield server
+
+
+@pytest.fixture
+def dest(tmp_path: Path) -> Path:
+    return tmp_path / "dest"
+
+
+def key_of(number: int, part: str = "data") -> str:
+    return f"training/{part}/Covid{number // 10:03}/{number:05}.json"
+
+
+def stock(s3: ScriptedS3, count: int, part: str = "data") -> list[str]:
+    """Store so many small objects of different lengths; return their keys."""
+    keys = [key_of(number, part) for number in range(count)]
+    for number, key in enumerate(keys):
+        s3.put(key, f"{key} {'x' * number}".encode())
+    return keys
+
+
+def asked(s3: ScriptedS3) -> list[str]:
+    """Return what was asked for besides listings."""
+    return [f"{seen.operation} {seen.key}" for seen in s3.requests if seen.operation != "list"]
+
+
+# --- Once, and once only --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("transport", Transport)
+def test_a_run_brings_every_object_with_one_request_each(s3: ScriptedS3, dest: Path, transport: Transport) -> None:
+    keys = stock(s3, 30)
+    s3.put("training/ct/", b"")  # A folder marker: passed over.
+    s3.put("training/ct/Covid1/1.2/1.2.3/empty.dcm", b"")
+    run = fetch(s3, dest, transport=transport)
+    assert run.exit_code == 0
+    assert check_tree(dest, snapshot(s3)) == {*keys, "training/ct/Covid1/1.2/1.2.3/empty.dcm"} == set(records(dest))
+    assert (run.tally.listed.objects, run.tally.fetched.objects) == (31, 31)
+    assert len(asked(s3)) == 31
+
+
+def test_a_second_run_asks_for_nothing(s3: ScriptedS3, dest: Path) -> None:
+    stock(s3, 30)
+    fetch(s3, dest)
+    before = len(asked(s3))
+    run = fetch(s3, dest)
+    assert (run.exit_code, run.tally.skipped.objects, run.tally.fetched.objects) == (0, 30, 0)
+    assert len(asked(s3)) == before
+
+
+def test_without_its_state_folder_everything_is_adopted_and_nothing_asked_for(s3: ScriptedS3, dest: Path) -> None:
+    keys = stock(s3, 30)
+    fetch(s3, dest)
+    before = len(asked(s3))
+    shutil.rmtree(dest / ".nccid-fetch")
+    run = fetch(s3, dest)
+    assert (run.exit_code, run.tally.adopted.objects, run.tally.fetched.objects) == (0, 30, 0)
+    assert len(asked(s3)) == before
+    assert check_tree(dest, snapshot(s3)) == set(keys) == set(records(dest))
+
+
+def test_adopted_files_get_the_mode_and_the_time_of_fetched_ones(s3: ScriptedS3, dest: Path) -> None:
+    (key,) = stock(s3, 1)
+    path = dest / "data/Covid000/00000.json"
+    path.parent.mkdir(parents=True, mode=0o700)
+    for folder in (dest, dest / "data", path.parent):
+        folder.chmod(0o700)
+    path.write_bytes(snapshot(s3)[key][0].body)
+    path.chmod(0o644)
+    assert fetch(s3, dest).tally.adopted.objects == 1
+    assert check_tree(dest, snapshot(s3)) == {key}
+
+
+def test_a_new_version_replaces_the_old_one_without_setting_it_aside(s3: ScriptedS3, dest: Path) -> None:
+    first, *others = stock(s3, 10)
+    fetch(s3, dest)
+    before = len(asked(s3))
+    s3.put(first, b"second version", modified=MODIFIED + DAY)
+    run = fetch(s3, dest)
+    assert (run.tally.fetched.objects, run.tally.skipped.objects) == (1, 9)
+    assert asked(s3)[before:] == [f"get {first}"]
+    assert check_tree(dest, snapshot(s3)) == {first, *others}
+    assert not (dest / ".nccid-fetch/quarantine").exists()
+
+
+def test_a_newer_time_under_the_same_etag_is_followed_and_not_fetched(s3: ScriptedS3, dest: Path) -> None:
+    (key,) = stock(s3, 1)
+    fetch(s3, dest)
+    before = len(asked(s3))
+    s3.put(key, snapshot(s3)[key][0].body, modified=MODIFIED + DAY)
+    for _ in range(2):
+        assert fetch(s3, dest).tally.skipped.objects == 1
+        assert check_tree(dest, snapshot(s3)) == {key}  # Which looks at the time.
+    assert len(asked(s3)) == before
+
+
+def test_a_foreign_file_is_set_aside_and_never_lost(s3: ScriptedS3, dest: Path) -> None:
+    (key,) = stock(s3, 1)
+    fetch(s3, dest)
+    path = files_of(dest)[key]
+    path.write_bytes(b"edited by hand, and longer than the object was")
+    run = fetch(s3, dest)
+    assert (run.exit_code, run.tally.fetched.objects) == (0, 1)
+    assert check_tree(dest, snapshot(s3)) == {key}
+    aside = [path for path in (dest / ".nccid-fetch/quarantine").rglob("*") if path.is_file()]
+    assert [path.read_bytes() for path in aside] == [b"edited by hand, and longer than the object was"]
+
+
+# --- The flow -------------------------------------------------------------------------------------
+
+
+def test_the_first_bytes_are_fetched_while_the_listing_still_goes_on(s3: ScriptedS3, dest: Path) -> None:
+    keys = stock(s3, PAGE_KEYS + 1)
+    seen = threading.Event()
+    s3.script("list", Hold(seen), key="training/data/", after=1)
+    s3.script("get", Do(seen.set))
+    run = fetch(s3, dest, include=("data/Covid*0/*7.json",))
+    assert run.exit_code == 0
+    operations_seen = [request.operation for request in s3.requests]
+    assert "get" in operations_seen
+    assert run.tally.fetched.objects == len([key for key in keys if re.search(r"Covid\d+0/\d+7\.json", key)])
+
+
+def test_what_is_planned_and_not_begun_is_bounded_whatever_the_size_of_the_bucket(
+    s3: ScriptedS3, dest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count, parts, concurrency = 30_000, ("ct", "data"), 4
+
+    def rows(after: str, prefix: str, limit: int) -> list[tuple[str, int, str, Any]]:
+        if prefix == "training/":
+            return [(f"training/{part}/0", 1, "", MODIFIED) for part in parts if f"training/{part}/0" > after][:limit]
+        begin = int(after.rpartition("/")[2] or 0) if after.startswith(prefix) else 0
+        numbers = range(begin + 1, min(begin + limit, count) + 1)
+        return [(f"{prefix}{number:08}", 4, md5_hex(b"body"), MODIFIED) for number in numbers]
+
+    never = threading.Event()
+    s3.virtual = rows
+    s3.script("get", Hold(never), count=None)
+    full: list[bool] = []
+
+    class Watched(asyncio.Queue[Any]):
+        async def put(self, item: Any) -> None:
+            if self.full():
+                full.append(True)
+                if len(full) == len(parts):  # Every listing waits, and no worker will take anything.
+                    halted.set()
+            await super().put(item)
+
+    async def main() -> int:
+        planned = 0
+
+        def count_planned(event: Event) -> None:
+            nonlocal planned
+            match event:
+                case PagePlanned(_, decisions):
+                    planned += len(decisions)
+                case ListingEnded():
+                    halted.set()  # It ran to its end: nothing held it back.
+                case _:
+                    pass
+
+        run = asyncio.create_task(fetching(s3, dest, *parts, report=count_planned, concurrency=concurrency))
+        await halted.wait()
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await run
+        return planned
+
+    halted = asyncio.Event()
+    monkeypatch.setattr("nccid_fetch.pipeline.asyncio.Queue", Watched)
+    try:
+        planned = asyncio.run(main())
+    finally:
+        never.set()
+    assert len(full) == len(parts)
+    assert QUEUE_OBJECTS <= planned <= QUEUE_OBJECTS + len(parts) * PAGE_KEYS + concurrency
+
+
+def test_as_many_objects_are_in_flight_as_was_asked_for_and_no_more(s3: ScriptedS3, dest: Path) -> None:
+    stock(s3, 60)
+    enough = threading.Event()
+
+    def arrived() -> None:
+        if s3.gets() >= 20:
+            enough.set()
+
+    s3.script("get", Do(arrived, Hold(enough)), count=None)
+    assert fetch(s3, dest, concurrency=20).exit_code == 0
+    assert s3.in_flight_max == 20
+
+
+# --- What goes wrong with one object, and with one part -------------------------------------------
+
+
+def test_one_bad_object_does_not_stop_the_others(s3: ScriptedS3, dest: Path) -> None:
+    keys = stock(s3, 30)
+    bad: dict[str, Action] = {
+        keys[3]: CorruptBody(),
+        keys[7]: Status(404, "NoSuchKey"),
+        keys[9]: Status(412, "PreconditionFailed"),
+    }
+    for key, action in bad.items():
+        s3.script("get", action, key=key, count=None)
+    run = fetch(s3, dest)
+    assert (run.exit_code, run.tally.failed, run.tally.fetched.objects) == (1, 3, 27)
+    assert run.reasons == {keys[3]: "digest_mismatch", keys[7]: "gone", keys[9]: "changed"}
+    assert check_tree(dest, snapshot(s3)) == set(keys) - set(bad) == set(records(dest))
+
+
+def test_what_failed_is_tried_again_by_the_next_run(s3: ScriptedS3, dest: Path) -> None:
+    keys = stock(s3, 10)
+    s3.script("get", Status(500, "InternalError"), key=keys[0], count=3)  # The fast reader's, and two attempts.
+    assert fetch(s3, dest, attempts=2).exit_code == 1
+    run = fetch(s3, dest, attempts=2)
+    assert (run.exit_code, run.tally.fetched.objects, run.tally.skipped.objects) == (0, 1, 9)
+    assert check_tree(dest, snapshot(s3)) == set(keys)
+
+
+def _grant(s3: ScriptedS3, *parts: str) -> None:
+    """Grant the listing of these parts alone, as NCCID does: not that of the group."""
+    s3.allow_list = lambda prefix, delimiter: prefix.split("/")[1] in parts
+
+
+@pytest.mark.parametrize(
+    ("parts", "options", "code"),
+    [((), {}, 0), ((), {"strict": True}, 4), (("data", "ct"), {}, 4), (("data",), {}, 0)],
+    ids=["all", "all, strict", "get, denied one named", "get, granted one named"],
+)
+def test_a_denied_part(s3: ScriptedS3, dest: Path, parts: tuple[str, ...], options: dict[str, Any], code: int) -> None:
+    keys = stock(s3, 5)
+    stock(s3, 5, "ct")
+    _grant(s3, "data", "mri")
+    run = fetch(s3, dest, *parts, **options)
+    assert run.exit_code == code
+    if "data" not in parts or "ct" in parts:
+        assert run.tally.parts["ct"].state == "denied"
+    if not parts:
+        assert run.tally.parts["mri"].state == "empty"
+    assert run.tally.parts["data"].state == "complete"
+    assert check_tree(dest, snapshot(s3)) == set(keys)
+
+
+def test_parts_that_are_not_there_are_absent_and_all_the_others_are_well(s3: ScriptedS3, dest: Path) -> None:
+    stock(s3, 5)
+    stock(s3, 5, "unknown")
+    run = fetch(s3, dest)
+    assert run.exit_code == 0
+    states = {part: str(tally.state) for part, tally in run.tally.parts.items()}
+    assert states == {
+        **dict.fromkeys(("ct", "mri", "xray", "ct-metadata", "mri-metadata", "xray-metadata"), "absent"),
+        **dict.fromkeys(("data", "unknown"), "complete"),
+    }
+
+
+def test_when_all_that_was_asked_for_is_denied_or_absent_nothing_is_written(s3: ScriptedS3, dest: Path) -> None:
+    stock(s3, 5)
+    assert fetch(s3, dest, "ct").exit_code == 4
+    _grant(s3, "mri")
+    assert fetch(s3, dest, "data").exit_code == 4
+    assert not dest.exists()
+
+
+def test_when_all_that_was_asked_for_is_empty_that_is_4(s3: ScriptedS3, dest: Path) -> None:
+    _grant(s3, "mri")
+    assert fetch(s3, dest, "mri").exit_code == 4
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [
+        (Status(403, "AccessDenied"), 4),
+        (Status(500, "InternalError"), 5),
+        (Drop(), 5),
+        (Page(b"<html>Please log in.</html>"), 5),
+        (Page(lambda xml: re.sub(b"<NextContinuationToken>.*?</NextContinuationToken>", b"", xml)), 5),
+    ],
+    ids=["denied", "server error", "dropped", "captive portal", "cut short"],
+)
+def test_a_listing_that_breaks_off_fails_its_part_and_the_others_finish(
+    s3: ScriptedS3, dest: Path, fault: Action, code: int
+) -> None:
+    keys, others = stock(s3, 40), stock(s3, 15, "ct")
+    _pages_of(s3, 10)
+    s3.script("list", fault, key="training/data/", after=1, count=None)
+    run = fetch(s3, dest)
+    assert run.exit_code == code
+    assert {part: str(run.tally.parts[part].state) for part in ("data", "ct")} == {
+        "data": "failed",
+        "ct": "complete",
+    }
+    assert check_tree(dest, snapshot(s3)) == {*keys[:10], *others}
+
+
+def _pages_of(s3: ScriptedS3, keys: int) -> None:
+    """Let the server give shorter pages than it is asked for, as S3 may."""
+    whole = s3._page
+    s3._page = lambda after, prefix, delimiter, limit: whole(after, prefix, delimiter, min(limit, keys))  # type: ignore[method-assign]
+
+
+def test_a_part_whose_objects_are_all_denied_is_given_up(s3: ScriptedS3, dest: Path) -> None:
+    keys = stock(s3, 10)
+    closed = stock(s3, 300, "ct")
+    s3.allow_get = lambda key: not key.startswith("training/ct/")
+    run = fetch(s3, dest, concurrency=4, transport=Transport.AIOBOTO3)
+    assert run.exit_code == 4
+    assert str(run.tally.parts["ct"].state) == "denied"
+    assert check_tree(dest, snapshot(s3)) == set(keys)
+    assert DENIED_MAX <= sum(s3.gets(key) for key in closed) <= DENIED_MAX + 4
+    assert run.left_over == 300 - run.tally.failed > 0
+
+
+def test_a_few_denied_objects_do_not_close_a_part(s3: ScriptedS3, dest: Path) -> None:
+    keys = stock(s3, 60)
+    s3.allow_get = lambda key: key >= keys[DENIED_MAX - 1]
+    run = fetch(s3, dest, concurrency=4)
+    assert (run.exit_code, run.tally.failed) == (1, DENIED_MAX - 1)
+    assert str(run.tally.parts["data"].state) == "complete"
+    assert set(run.reasons.values()) == {"denied"}
+    assert check_tree(dest, snapshot(s3)) == set(keys[DENIED_MAX - 1 :])
+
+
+def test_an_endpoint_that_is_gone_ends_the_run_and_not_every_object(s3: ScriptedS3, dest: Path) -> None:
+    stock(s3, 100)
+    s3.script("get", Drop(), after=30, count=None)
+    run = fetch(s3, dest, concurrency=4, attempts=2)
+    assert isinstance(run.error, EndpointError)
+    assert run.exit_code == 5
+    present = check_tree(dest, snapshot(s3))
+    assert 25 <= len(present) <= 30
+    assert set(records(dest)) == present
+    assert run.tally.failed < EXHAUSTED_MAX + 4  # Those in flight may still succeed in between.
+    assert run.left_over > 0
+    assert run.tally.listed.objects == 100
+
+
+# --- Keys -----------------------------------------------------------------------------------------
+
+HOSTILE = [
+    "training/data/../../escape",
+    "training/data/./here",
+    "training/data//empty",
+    "training/data/..",
+    "training/data/nul\0",
+    f"training/data/{'n' * 256}",
+    "training/data/folder-with-bytes/",
+]
+
+
+@pytest.mark.parametrize("transport", [Transport.FAST, Transport.AIOBOTO3])
+def test_hostile_keys_are_refused_by_name_and_the_rest_arrives(
+    s3: ScriptedS3, dest: Path, transport: Transport
+) -> None:
+    good = [
+        *stock(s3, 10),
+        "training/data/a\\b",
+        "training/data/line\nbreak",
+        "training/data/päth ü+%2F",
+        "training/data/\x1b[2J",
+    ]
+    for key in (*HOSTILE, *good):
+        s3.put(key, key.encode())
+    run = fetch(s3, dest, transport=transport)
+    assert run.exit_code == 1
+    assert run.reasons == dict.fromkeys(HOSTILE, "unsafe_key")
+    assert run.tally.refused == len(HOSTILE)
+    assert check_tree(dest, snapshot(s3)) == set(good)
+    assert [path.name for path in dest.parent.iterdir()] == ["dest"]
+    assert {f"get {key}" for key in HOSTILE}.isdisjoint(asked(s3))
+
+
+def test_nothing_named_like_the_state_folder_is_let_in(s3: ScriptedS3, dest: Path) -> None:
+    stock(s3, 3)
+    s3.put("training/.nccid-fetch/journal.sqlite", b"not yours")
+    s3.put("training/.NCCID-Fetch/journal.sqlite", b"not yours")
+    run = fetch(s3, dest)
+    assert run.exit_code == 1
+    assert set(run.reasons.values()) == {"unsafe_key"}
+    assert len(run.reasons) == 2
+    check_tree(dest, snapshot(s3))
+
+
+def test_of_an_object_and_objects_below_its_name_the_same_one_arrives_on_every_run(s3: ScriptedS3, dest: Path) -> None:
+    keys = ["training/data/a", "training/data/a.json", "training/data/a/b", "training/data/a/c/d"]
+    for key in keys:
+        s3.put(key, key.encode())
+    for _ in range(2):
+        before = s3.gets("training/data/a/b")
+        run = fetch(s3, dest)
+        assert run.exit_code == 1
+        assert run.reasons == {"training/data/a/b": "conflict", "training/data/a/c/d": "conflict"}
+        assert s3.gets("training/data/a/b") == before, "what can have no file is not asked for"
+        assert check_tree(dest, snapshot(s3)) == {"training/data/a", "training/data/a.json"}
+
+
+def test_objects_below_a_name_that_were_there_first_stay_on_every_run(s3: ScriptedS3, dest: Path) -> None:
+    s3.put("training/data/a/b", b"first")
+    fetch(s3, dest)
+    s3.put("training/data/a", b"second")
+    for _ in range(2):
+        run = fetch(s3, dest)
+        assert run.reasons == {"training/data/a": "conflict"}
+        assert check_tree(dest, snapshot(s3)) == {"training/data/a/b"}
+
+
+def test_of_twins_the_first_in_byte_order_wins_on_every_run(
+    s3: ScriptedS3, dest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    twins = ["training/data/A.json", "training/data/a.json", "training/data/\u00e9", "training/data/e\u0301"]
+    for key in twins:
+        s3.put(key, key.encode())
+    monkeypatch.setattr("nccid_fetch.destination._folds_names", lambda folder_fd: True)
+    winners = {"training/data/A.json", "training/data/e\u0301"}
+    for _ in range(2):
+        run = fetch(s3, dest)
+        assert run.exit_code == 1
+        assert run.reasons == dict.fromkeys(set(twins) - winners, "conflict")
+        assert check_tree(dest, snapshot(s3)) == winners
+
+
+# --- How a run ends -------------------------------------------------------------------------------
+
+
+def test_a_worker_that_meets_a_defect_ends_the_run_loudly(
+    s3: ScriptedS3, dest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stock(s3, 30)
+    honest = transfer.fetch
+
+    async def broken(remote: RemoteObject, tools: Any) -> Any:
+        if remote.key == key_of(20):
+            raise ZeroDivisionError
+        return await honest(remote, tools)
+
+    monkeypatch.setattr("nccid_fetch.pipeline.fetch", broken)
+    with pytest.raises(ZeroDivisionError):
+        fetch(s3, dest)
+    assert set(records(dest)) == check_tree(dest, snapshot(s3))
+
+
+@pytest.mark.parametrize("batch", [5, 1000])
+def test_a_destination_that_fails_ends_the_run_and_counts_nothing_unrecorded(
+    s3: ScriptedS3, dest: Path, monkeypatch: pytest.MonkeyPatch, batch: int
+) -> None:
+    keys = stock(s3, 40)
+    monkeypatch.setattr(commit, "BATCH_OBJECTS", batch)
+    publish = Destination.publish
+    calls: list[int] = []
+
+    def fails(self: Destination, placements: Any) -> Any:
+        calls.append(len(placements))
+        if len(calls) == (2 if batch == 5 else 1):
+            raise OSError(28, "No space left on device")
+        return publish(self, placements)
+
+    monkeypatch.setattr(Destination, "publish", fails)
+    run = fetch(s3, dest)
+    assert isinstance(run.error, DestinationError)
+    assert run.exit_code == 9
+    assert run.tally.fetched.objects == len(records(dest)) < len(keys)
+    check_tree(dest, snapshot(s3))
+    assert fetch(s3, dest).exit_code == 0
+    assert check_tree(dest, snapshot(s3)) == set(keys)
+
+
+def test_a_destination_that_fails_ends_the_run_while_everything_else_still_waits(
+    s3: ScriptedS3, dest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stock(s3, 40)
+    never = threading.Event()
+    monkeypatch.setattr(commit, "BATCH_OBJECTS", 5)
+    s3.script("get", Hold(never), after=10, count=None)
+
+    def fails(self: Destination, placements: Any) -> Any:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Destination, "publish", fails)
+    try:
+        assert fetch(s3, dest).exit_code == 9
+    finally:
+        never.set()
+
+
+@pytest.mark.parametrize("method", ["look", "retime"])
+def test_a_destination_that_fails_while_it_is_looked_at_is_9_as_well(
+    s3: ScriptedS3, dest: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    (key,) = stock(s3, 1)
+    fetch(s3, dest)
+    s3.put(key, snapshot(s3)[key][0].body, modified=MODIFIED + DAY)
+
+    def fails(self: Destination, paths: Any) -> Any:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(Destination, method, fails)
+    run = fetch(s3, dest)
+    assert isinstance(run.error, DestinationError)
+    assert run.exit_code == 9
+
+
+def test_nothing_is_recorded_before_it_is_in_place(s3: ScriptedS3, dest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stock(s3, 20)
+    record = Journal.commit
+    placed: list[str] = []
+
+    def checked(self: Journal, rows: Any, failed: Any = ()) -> None:
+        rows = list(rows)
+        placed.extend(key for key, _ in rows)
+        assert {key for key, _ in rows} <= set(files_of(dest)), "the journal was told too early"
+        record(self, rows, failed)
+
+    monkeypatch.setattr(Journal, "commit", checked)
+    assert fetch(s3, dest).exit_code == 0
+    assert len(placed) == 20
+
+
+def test_the_destination_comes_before_the_endpoint_when_both_fail(
+    s3: ScriptedS3, dest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stock(s3, 60)
+    s3.script("get", Drop(), after=10, count=None)
+
+    def fails(self: Destination, placements: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Destination, "publish", fails)
+    run = fetch(s3, dest, attempts=1, concurrency=2)
+    assert run.exit_code == 9
+
+
+MOMENTS = random.Random(20210301).sample(range(1, 64), 14)
+
+
+@pytest.mark.parametrize("moment", sorted(MOMENTS))
+def test_a_run_cancelled_at_any_moment_leaves_whole_files_and_a_journal_to_go_on_with(
+    s3: ScriptedS3, dest: Path, monkeypatch: pytest.MonkeyPatch, moment: int
+) -> None:
+    keys = stock(s3, 60)
+    monkeypatch.setattr(commit, "BATCH_OBJECTS", 5)
+    left = moment
+
+    async def main() -> None:
+        task = asyncio.create_task(fetching(s3, dest, report=lambda event: countdown(task)))
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    def countdown(task: "asyncio.Task[Any]") -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            task.cancel()
+
+    asyncio.run(main())
+    if dest.exists():
+        present = check_tree(dest, snapshot(s3))
+        assert set(records(dest)) == present
+    before = s3.gets()
+    run = fetch(s3, dest)
+    assert run.exit_code == 0
+    assert check_tree(dest, snapshot(s3)) == set(keys)
+    assert s3.gets() - before == len(keys) - run.tally.skipped.objects
+
+
+def test_a_file_that_is_being_hashed_when_the_run_is_cancelled_is_not_closed_under_the_thread(
+    s3: ScriptedS3, dest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its descriptor's number might be another file's by then, and that file would be read, or given a new time."""
+    (key,) = stock(s3, 1)
+    fetch(s3, dest)
+    shutil.rmtree(dest / ".nccid-fetch")
+    begun, go_on = threading.Event(), threading.Event()
+    digests: list[str] = []
+    end = Disk.__exit__
+
+    def slow(chunks: Iterable[bytes]) -> str:
+        begun.set()
+        assert go_on.wait(10)
+        digests.append(md5_of(chunks))
+        return digests[0]
+
+    def ending(self: Disk, *arguments: Any) -> None:
+        go_on.set()  # The last moment: now it waits for its threads.
+        end(self, *arguments)
+
+    async def main() -> None:
+        run = asyncio.create_task(fetching(s3, dest))
+        await asyncio.to_thread(begun.wait)
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await run
+
+    monkeypatch.setattr("nccid_fetch.transfer.md5_of", slow)
+    monkeypatch.setattr(Disk, "__exit__", ending)
+    opened: list[int] = []
+    opening = Destination.open_file
+
+    def noted(self: Destination, path: tuple[str, ...]) -> int:
+        opened.append(opening(self, path))
+        return opened[-1]
+
+    monkeypatch.setattr(Destination, "open_file", noted)
+    asyncio.run(main())
+    assert digests == [remote_of(s3, key).etag]
+    held = files_of(dest)[key].stat()
+    for descriptor in opened:
+        with suppress(OSError):
+            assert os.fstat(descriptor).st_ino != held.st_ino, "the descriptor is left open"
+
+
+# --- Plans ----------------------------------------------------------------------------------------
+
+
+def _plan(s3: ScriptedS3, dest: Path, report: Callable[[Event], None], **options: Any) -> None:
+    settings = Settings(dest=dest, concurrency=8, **options)
+    asyncio.run(operations.plan(Source(endpoint_url=s3.endpoint_url), settings, report))
+
+
+def _write_plan(s3: ScriptedS3, dest: Path, path: Path) -> None:
+    with path.open("w") as out:
+        planfile.write_header(out, Source(endpoint_url=s3.endpoint_url))
+
+        def write(event: Event) -> None:
+            if isinstance(event, PagePlanned):
+                for decision in event.decisions:
+                    planfile.write_decision(out, decision)
+
+        _plan(s3, dest, write)
+
+
+def test_a_plan_writes_nothing_and_asks_for_no_object(s3: ScriptedS3, dest: Path) -> None:
+    stock(s3, 10)
+    events: list[Event] = []
+    _plan(s3, dest, events.append)
+    decisions = [one for event in events if isinstance(event, PagePlanned) for one in event.decisions]
+    assert [type(decision) for decision in decisions] == [Fetch] * 10
+    assert not dest.exists()
+    assert asked(s3) == []
+
+
+def test_a_plan_over_a_destination_changes_nothing_in_it(s3: ScriptedS3, dest: Path) -> None:
+    (key,) = stock(s3, 1)
+    fetch(s3, dest)
+    s3.put(key, snapshot(s3)[key][0].body, modified=MODIFIED + DAY)  # A fetch would set the file's time.
+
+    def state() -> dict[str, tuple[int, str]]:
+        files = [path for path in dest.rglob("*") if path.is_file()]
+        return {str(path): (path.stat().st_mtime_ns, md5(path.read_bytes()).hexdigest()) for path in files}
+
+    before = state()
+    _plan(s3, dest, lambda event: None)
+    assert state() == before
+
+
+def test_a_plan_is_carried_out_as_it_says(s3: ScriptedS3, dest: Path, tmp_path: Path) -> None:
+    keys = stock(s3, 20)
+    stock(s3, 5, "ct")
+    plan = tmp_path / "plan.jsonl"
+    _write_plan(s3, dest, plan)
+    lines = plan.read_text().splitlines()
+    plan.write_text("\n".join([lines[0], *(line for line in lines[1:] if '"training/data/' in line)][:11]))
+    s3.put(keys[0], b"replaced since it was planned")
+    listings = len([seen for seen in s3.requests if seen.operation == "list" and "delimiter" not in seen.query])
+    run = fetch(s3, dest, plan_file=plan)
+    assert (run.exit_code, run.tally.listed.objects, run.tally.fetched.objects) == (1, 10, 9)
+    assert run.reasons == {keys[0]: "changed"}
+    assert check_tree(dest, snapshot(s3)) == set(keys[1:10])
+    assert listings == len([seen for seen in s3.requests if seen.operation == "list" and "delimiter" not in seen.query])
+
+
+def test_events_of_bytes_add_up_to_what_was_fetched(s3: ScriptedS3, dest: Path) -> None:
+    stock(s3, 20)
+    run = fetch(s3, dest)
+    received = sum(event.size for event in run.events if isinstance(event, Received))
+    assert received == run.tally.received_bytes == run.tally.fetched.bytes == run.tally.listed.bytes
+    assert any(isinstance(event, Committed) for event in run.events)
+
+
+def test_a_destination_may_hold_two_versions_in_turn_but_never_a_mix(s3: ScriptedS3, dest: Path) -> None:
+    keys = stock(s3, 20)
+    known = snapshot(s3)
+    fetch(s3, dest)
+    for key in keys[::2]:
+        s3.put(key, key.encode() * 3, modified=MODIFIED + DAY)
+        known[key].append(Version(key.encode() * 3, MODIFIED + DAY))
+    s3.script("get", Cut(9), count=5)
+    assert fetch(s3, dest).exit_code == 0
+    assert check_tree(dest, known) == check_tree(dest, snapshot(s3)) == set(keys)
+
+
+def test_a_plan_of_nothing_is_an_error_and_fetches_nothing(s3: ScriptedS3, dest: Path, tmp_path: Path) -> None:
+    """Not everything, which is what no named part means."""
+    s3.put("training/ct/Covid0000/a.dcm", b"a")
+    plan = tmp_path / "plan.jsonl"
+    with plan.open("w") as out:
+        write_header(out, Source())
+    run = fetch(s3, dest, plan_file=plan)
+    assert run.exit_code == 2
+    assert not dest.exists()
+    assert s3.requests == []
+
+
+def test_a_plan_whose_parts_alternate_is_carried_out_in_one_pass(s3: ScriptedS3, dest: Path, tmp_path: Path) -> None:
+    objects = {f"training/{part}/Covid000{number}/a": part.encode() for number in range(4) for part in ("ct", "data")}
+    plan = tmp_path / "plan.jsonl"
+    with plan.open("w") as out:
+        write_header(out, Source())
+        for key, body in objects.items():
+            s3.put(key, body)
+            write_decision(out, Fetch(remote_of(s3, key), Why.MISSING))
+    run = fetch(s3, dest, plan_file=plan)
+    assert run.exit_code == 0
+    assert {part: tally.state for part, tally in run.tally.parts.items()} == {
+        "ct": PartState.COMPLETE,
+        "data": PartState.COMPLETE,
+    }
+    assert check_tree(dest, objects) == set(objects)

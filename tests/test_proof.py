@@ -1,0 +1,297 @@
+"""The ladder of proofs: what each kind of object can be held against, what that costs, and what is no proof."""
+
+import shutil
+import zlib
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from nccid_fetch.digests import new_checksum
+from nccid_fetch.errors import DestinationError
+from nccid_fetch.model import VerifiedBy
+from nccid_fetch.settings import Existing, Transport, Verify
+
+from .oracle import Run, check_tree, fetch, files_of, md5_hex, remote_of, snapshot
+from .servers.scripted import CorruptBody, ScriptedS3, Status
+
+KEY = "training/ct/Covid1/1.2/1.2.3/a.dcm"
+DATA = bytes(range(256)) * 4
+OPAQUE = md5_hex(b"what KMS makes of it")
+KMS = {"x-amz-server-side-encryption": "aws:kms"}
+SSE_C = {"x-amz-server-side-encryption-customer-algorithm": "AES256"}
+UNIFORM, RAGGED = [500, 500, 24], [100, 500, 424]
+BOTH = pytest.mark.parametrize("transport", [Transport.FAST, Transport.AIOBOTO3])
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retry at once."""
+    monkeypatch.setattr("nccid_fetch.retry.BASE_SECONDS", 0.0)
+
+
+@pytest.fixture
+def s3() -> Iterator[ScriptedS3]:
+    with ScriptedS3() as server:
+        server.put(KEY, DATA)
+        yield server
+
+
+@pytest.fixture
+def dest(tmp_path: Path) -> Path:
+    return tmp_path / "dest"
+
+
+def heads(s3: ScriptedS3) -> list[str]:
+    """Return for each HEAD the part that it was of, `whole` for none."""
+    return [seen.query.get("partNumber", "whole") for seen in s3.requests if seen.operation == "head"]
+
+
+def proof_of(run: Run) -> VerifiedBy:
+    """Return how the one object of a run was proved."""
+    assert run.exit_code == 0, run.reasons
+    (proof,) = run.tally.verified.elements()
+    return proof
+
+
+def crc32(data: bytes) -> str:
+    return b64encode(zlib.crc32(data).to_bytes(4, "big")).decode()
+
+
+# --- Downloaded -----------------------------------------------------------------------------------
+
+
+@BOTH
+def test_an_md5_is_proof_and_costs_no_request(s3: ScriptedS3, dest: Path, transport: Transport) -> None:
+    assert proof_of(fetch(s3, dest, transport=transport)) is VerifiedBy.MD5
+    assert heads(s3) == []
+
+
+def test_an_md5_in_upper_case_is_the_same_md5(s3: ScriptedS3, dest: Path) -> None:
+    s3.put(KEY, DATA, etag=md5_hex(DATA).upper())
+    assert proof_of(fetch(s3, dest)) is VerifiedBy.MD5
+    assert fetch(s3, dest).tally.skipped.objects == 1
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("parts", "asked"),
+    [(UNIFORM, ["1"]), ([len(DATA)], ["1"]), ([512, 512], ["1"]), (RAGGED, ["1", "2", "3"])],
+    ids=["uniform", "a single part", "two equal parts", "ragged"],
+)
+def test_a_multipart_etag_is_rebuilt_from_the_sizes_of_its_parts(
+    s3: ScriptedS3, dest: Path, transport: Transport, parts: list[int], asked: list[str]
+) -> None:
+    s3.put(KEY, DATA, parts=parts)
+    assert proof_of(fetch(s3, dest, transport=transport)) is VerifiedBy.MULTIPART_MD5
+    assert [part for part in heads(s3) if part != "whole"] == asked
+    assert heads(s3).count("whole") == (transport is Transport.FAST)  # The reference reader has seen the headers.
+
+
+@pytest.mark.parametrize("parts", [UNIFORM, RAGGED])
+def test_a_multipart_object_with_a_wrong_byte_is_a_mismatch(s3: ScriptedS3, dest: Path, parts: list[int]) -> None:
+    s3.put(KEY, DATA, parts=parts)
+    s3.script("get", CorruptBody(), count=None)
+    run = fetch(s3, dest)
+    assert (run.exit_code, run.reasons) == (1, {KEY: "digest_mismatch"})
+    assert check_tree(dest, snapshot(s3)) == set()
+
+
+def test_a_multipart_object_whose_parts_nobody_knows_counts_as_size(s3: ScriptedS3, dest: Path) -> None:
+    s3.put(KEY, DATA, etag=f"{OPAQUE}-3")  # A server that answers `partNumber` with the whole object.
+    assert proof_of(fetch(s3, dest)) is VerifiedBy.SIZE
+
+
+@BOTH
+@pytest.mark.parametrize("headers", [KMS, SSE_C, {"x-amz-server-side-encryption": "aws:kms:dsse"}])
+def test_an_etag_under_kms_is_no_md5_and_no_corruption(
+    s3: ScriptedS3, dest: Path, transport: Transport, headers: dict[str, str]
+) -> None:
+    s3.put(KEY, DATA, etag=OPAQUE, headers=headers)
+    assert proof_of(fetch(s3, dest, transport=transport)) is VerifiedBy.SIZE
+    assert heads(s3) == ["whole"]
+    assert check_tree(dest, snapshot(s3)) == {KEY}
+
+
+@BOTH
+def test_an_etag_under_kms_that_is_the_md5_is_proof(s3: ScriptedS3, dest: Path, transport: Transport) -> None:
+    s3.put(KEY, DATA, headers=KMS)
+    assert proof_of(fetch(s3, dest, transport=transport)) is VerifiedBy.MD5
+    assert heads(s3) == []
+
+
+@pytest.mark.parametrize("etag", [f"{OPAQUE}-2", "not-hex-at-all"])
+def test_a_multipart_or_foreign_etag_under_kms_counts_as_size(s3: ScriptedS3, dest: Path, etag: str) -> None:
+    s3.put(KEY, DATA, etag=etag, headers=KMS)
+    assert proof_of(fetch(s3, dest)) is VerifiedBy.SIZE
+
+
+def test_without_kms_an_etag_that_is_not_the_md5_is_corruption(s3: ScriptedS3, dest: Path) -> None:
+    s3.put(KEY, DATA, etag=OPAQUE)
+    run = fetch(s3, dest)
+    assert (run.exit_code, run.reasons) == (1, {KEY: "digest_mismatch"})
+    assert check_tree(dest, snapshot(s3)) == set()
+
+
+CHECKSUMS: dict[str, Callable[[bytes], str]] = {
+    "x-amz-checksum-crc32": crc32,
+    "x-amz-checksum-sha256": lambda data: b64encode(sha256(data).digest()).decode(),
+}
+
+
+@pytest.mark.parametrize("name", CHECKSUMS)
+def test_a_checksum_of_the_whole_object_proves_it_where_the_etag_cannot(s3: ScriptedS3, dest: Path, name: str) -> None:
+    headers = KMS | {name: CHECKSUMS[name](DATA), "x-amz-checksum-type": "FULL_OBJECT"}
+    s3.put(KEY, DATA, etag=OPAQUE, headers=headers)
+    assert proof_of(fetch(s3, dest)) is VerifiedBy.CHECKSUM
+    assert heads(s3) == ["whole"]
+
+
+def test_s3s_own_crc64_is_proof_where_it_can_be_computed(s3: ScriptedS3, dest: Path) -> None:
+    digest = new_checksum("CRC64NVME")
+    value = "AAAAAAAAAAA="
+    if digest is not None:
+        digest.update(DATA)
+        value = b64encode(digest.digest()).decode()
+    headers = KMS | {"x-amz-checksum-crc64nvme": value, "x-amz-checksum-type": "FULL_OBJECT"}
+    s3.put(KEY, DATA, etag=OPAQUE, headers=headers)
+    assert proof_of(fetch(s3, dest)) is (VerifiedBy.SIZE if digest is None else VerifiedBy.CHECKSUM)
+
+
+@BOTH
+def test_a_checksum_that_differs_is_a_mismatch(s3: ScriptedS3, dest: Path, transport: Transport) -> None:
+    s3.put(KEY, DATA, etag=OPAQUE, headers=KMS | {"x-amz-checksum-crc32": crc32(b"other")})
+    run = fetch(s3, dest, transport=transport)
+    assert (run.exit_code, run.reasons) == (1, {KEY: "digest_mismatch"})
+    assert check_tree(dest, snapshot(s3)) == set()
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"x-amz-checksum-crc32": crc32(b"of parts"), "x-amz-checksum-type": "COMPOSITE"},
+        {"x-amz-checksum-crc32": f"{crc32(b'of parts')}-3"},
+    ],
+    ids=["by its type", "by its form"],
+)
+def test_a_checksum_of_checksums_is_ignored(s3: ScriptedS3, dest: Path, headers: dict[str, str]) -> None:
+    s3.put(KEY, DATA, etag=OPAQUE, headers=KMS | headers)
+    assert proof_of(fetch(s3, dest)) is VerifiedBy.SIZE
+
+
+def test_a_checksum_that_is_not_known_here_never_fails_an_object(s3: ScriptedS3, dest: Path) -> None:
+    s3.put(KEY, DATA, etag=OPAQUE, headers=KMS | {"x-amz-checksum-xxhash128": "AAAA"})
+    assert proof_of(fetch(s3, dest)) is VerifiedBy.SIZE
+
+
+def test_with_verify_size_nothing_is_hashed_or_asked_and_it_counts_as_size(s3: ScriptedS3, dest: Path) -> None:
+    s3.put(KEY, DATA, parts=UNIFORM)
+    assert proof_of(fetch(s3, dest, verify=Verify.SIZE)) is VerifiedBy.SIZE
+    assert heads(s3) == []
+
+
+def test_require_verified_is_not_met_by_size_alone(s3: ScriptedS3, dest: Path) -> None:
+    s3.put(KEY, DATA, etag=OPAQUE, headers=KMS)
+    assert fetch(s3, dest, require_verified=True).exit_code == 3
+    s3.put(KEY, DATA)
+    assert fetch(s3, dest, require_verified=True).exit_code == 0
+
+
+def test_require_verified_is_not_met_by_what_an_earlier_run_knew_by_size_alone(s3: ScriptedS3, dest: Path) -> None:
+    s3.put(KEY, DATA, etag=OPAQUE, headers=KMS)
+    assert fetch(s3, dest).exit_code == 0
+    run = fetch(s3, dest, require_verified=True)
+    assert run.tally.skipped.objects == 1
+    assert run.exit_code == 3
+
+
+# --- Found on disk --------------------------------------------------------------------------------
+
+
+def forget(s3: ScriptedS3, dest: Path) -> int:
+    """Fetch it, lose the journal, and return how many GETs that took."""
+    assert fetch(s3, dest).exit_code == 0
+    shutil.rmtree(dest / ".nccid-fetch")
+    return s3.gets()
+
+
+def set_aside(dest: Path) -> list[bytes]:
+    return [path.read_bytes() for path in (dest / ".nccid-fetch").rglob("quarantine/**/*") if path.is_file()]
+
+
+def test_a_file_is_adopted_by_its_md5(s3: ScriptedS3, dest: Path) -> None:
+    gets = forget(s3, dest)
+    assert proof_of(fetch(s3, dest)) is VerifiedBy.MD5
+    assert (s3.gets(), heads(s3)) == (gets, [])
+
+
+@pytest.mark.parametrize("parts", [UNIFORM, RAGGED])
+def test_a_file_is_adopted_by_its_multipart_etag(s3: ScriptedS3, dest: Path, parts: list[int]) -> None:
+    s3.put(KEY, DATA, parts=parts)
+    gets = forget(s3, dest)
+    run = fetch(s3, dest)
+    assert run.tally.adopted.objects == 1
+    assert proof_of(run) is VerifiedBy.MULTIPART_MD5
+    assert s3.gets() == gets
+
+
+def test_a_file_is_adopted_by_its_checksum(s3: ScriptedS3, dest: Path) -> None:
+    s3.put(KEY, DATA, etag=OPAQUE, headers=KMS | {"x-amz-checksum-crc32": crc32(DATA)})
+    gets = forget(s3, dest)
+    assert proof_of(fetch(s3, dest)) is VerifiedBy.CHECKSUM
+    assert s3.gets() == gets
+
+
+def test_a_file_that_nothing_proves_is_fetched_and_if_it_is_equal_not_set_aside(s3: ScriptedS3, dest: Path) -> None:
+    s3.put(KEY, DATA, etag=OPAQUE, headers=KMS)
+    gets = forget(s3, dest)
+    run = fetch(s3, dest)
+    assert (run.tally.fetched.objects, run.tally.adopted.objects) == (1, 0)
+    assert s3.gets() == gets + 1
+    assert set_aside(dest) == []
+    assert check_tree(dest, snapshot(s3)) == {KEY}
+
+
+@pytest.mark.parametrize("headers", [{}, KMS])
+def test_a_file_of_the_right_length_that_differs_is_set_aside(
+    s3: ScriptedS3, dest: Path, headers: dict[str, str]
+) -> None:
+    s3.put(KEY, DATA, etag=OPAQUE if headers else None, headers=headers)
+    forget(s3, dest)
+    files_of(dest)[KEY].write_bytes(DATA[::-1])
+    run = fetch(s3, dest)
+    assert (run.exit_code, run.tally.fetched.objects) == (0, 1)
+    assert set_aside(dest) == [DATA[::-1]]
+    assert check_tree(dest, snapshot(s3)) == {KEY}
+
+
+def test_a_file_that_differs_is_left_alone_if_it_is_to_be_kept(s3: ScriptedS3, dest: Path) -> None:
+    forget(s3, dest)
+    gets = s3.gets()
+    files_of(dest)[KEY].write_bytes(DATA[::-1])
+    run = fetch(s3, dest, existing=Existing.KEEP)
+    assert (run.exit_code, run.reasons) == (1, {KEY: "conflict"})
+    assert s3.gets() == gets
+    assert files_of(dest)[KEY].read_bytes() == DATA[::-1]
+
+
+def test_a_server_that_hiccups_over_a_proof_is_asked_again_before_anything_is_fetched(
+    s3: ScriptedS3, dest: Path
+) -> None:
+    s3.put(KEY, DATA, parts=UNIFORM)
+    gets = forget(s3, dest)
+    s3.script("head", Status(500, "InternalError"), count=2)
+    run = fetch(s3, dest)
+    assert run.tally.adopted.objects == 1
+    assert s3.gets() == gets
+
+
+def test_an_object_gone_or_closed_since_it_was_listed_says_so_where_a_file_is_there(s3: ScriptedS3, dest: Path) -> None:
+    s3.put(KEY, DATA, parts=UNIFORM)
+    forget(s3, dest)
+    s3.script("head", Status(403, ""), count=None)
+    assert fetch(s3, dest).reasons == {KEY: "denied"}
+    assert remote_of(s3, KEY).size == len(DATA)
+    assert not isinstance(fetch(s3, dest).error, DestinationError)

@@ -1,0 +1,589 @@
+"""One object against every lie of the wire: whole and proved, or not at all; and what each lie costs."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nccid_fetch import operations, transfer
+from nccid_fetch.destination import open_destination
+from nccid_fetch.disk import Disk
+from nccid_fetch.errors import AccessError, ObjectError, Reason
+from nccid_fetch.events import Event, Received, Retrying
+from nccid_fetch.model import ETag, RemoteObject, VerifiedBy
+from nccid_fetch.settings import Settings, Source, Transport, Verify
+from nccid_fetch.staging import StagedFile
+from nccid_fetch.store.pages import Lister
+from nccid_fetch.store.protocol import WHOLE_BYTES_MAX, Facts
+from nccid_fetch.store.reference import ReferenceReader
+from nccid_fetch.store.session import open_session
+from nccid_fetch.transfer import MISMATCHES_MAX, Tools
+
+from .oracle import check_tree, fetch, files_of, md5_hex, records, remote_of, snapshot
+from .servers.scripted import (
+    Action,
+    Body,
+    Chunked,
+    CorruptBody,
+    Cut,
+    Do,
+    Drip,
+    Drop,
+    Endless,
+    Exchange,
+    IgnoreRange,
+    ScriptedS3,
+    Stall,
+    Status,
+)
+
+KEY = "training/ct/Covid1/1.2/1.2.3/a.dcm"
+DATA = bytes(range(256)) * 4
+LARGE = bytes(range(251)) * ((WHOLE_BYTES_MAX + (1 << 20)) // 251)
+SHORTER = b"a new version, and a shorter one"
+ERROR = b'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>InternalError</Code></Error>'
+BOTH = pytest.mark.parametrize("transport", [Transport.FAST, Transport.AIOBOTO3])
+MIB = 1 << 20
+
+
+@dataclass
+class Bench:
+    """One object's transfer on its own, with the clock and chance in the test's hand."""
+
+    s3: ScriptedS3
+    dest: Path
+    events: list[Event] = field(default_factory=list)
+    pauses: list[float] = field(default_factory=list)
+    verified_by: VerifiedBy | None = None
+
+    def fetch(
+        self, remote: RemoteObject | None = None, *, tools: dict[str, Any] | None = None, **options: Any
+    ) -> bytes:
+        """Fetch it; return what was staged."""
+        return asyncio.run(self._fetch(remote or remote_of(self.s3, KEY), tools or {}, options))
+
+    def refusal(self, remote: RemoteObject | None = None, **options: Any) -> Reason:
+        """Fetch it in vain; return why. Nothing may be left of it."""
+        with pytest.raises(ObjectError) as caught:
+            self.fetch(remote, **options)
+        assert list((self.dest / ".nccid-fetch/staged").iterdir()) == []
+        assert files_of(self.dest) == {}
+        return caught.value.reason
+
+    @property
+    def retries(self) -> list[Retrying]:
+        return [event for event in self.events if isinstance(event, Retrying)]
+
+    @property
+    def ranges(self) -> list[str | None]:
+        """The Range header of each GET."""
+        return [seen.headers.get("range") for seen in self.s3.requests if seen.operation == "get"]
+
+    async def _fetch(self, remote: RemoteObject, tools: dict[str, Any], options: dict[str, Any]) -> bytes:
+        async with self._tools(tools, options) as made:
+            staged, self.verified_by = await transfer.fetch(remote, made)
+            assert staged.is_sealed
+            content = b"".join(staged.chunks())
+            staged.discard()
+            return content
+
+    @asynccontextmanager
+    async def _tools(self, tools: dict[str, Any], options: dict[str, Any]) -> AsyncIterator[Tools]:
+        settings = Settings(dest=self.dest, concurrency=4, **options)
+        source = Source(endpoint_url=self.s3.endpoint_url)
+
+        async def pause(seconds: float) -> None:
+            self.pauses.append(seconds)
+
+        async with open_session(source, connections=4, stall_seconds=settings.stall_seconds) as session:
+            with open_destination(settings) as destination, Disk(2) as disk:
+                reference = ReferenceReader(session)
+                defaults: dict[str, Any] = {
+                    "reader": operations._reader(session, settings, reference),
+                    "sleep": pause,
+                    "chance": lambda: 0.5,
+                }
+                yield Tools(
+                    group="training",
+                    lister=Lister(session),
+                    reference=reference,
+                    destination=destination,
+                    disk=disk,
+                    settings=settings,
+                    report=self.events.append,
+                    **(defaults | tools),
+                )
+
+
+@pytest.fixture
+def s3() -> Iterator[ScriptedS3]:
+    with ScriptedS3() as server:
+        server.put(KEY, DATA)
+        yield server
+
+
+@pytest.fixture
+def bench(s3: ScriptedS3, tmp_path: Path) -> Bench:
+    return Bench(s3, tmp_path / "dest")
+
+
+# --- What is asked for ----------------------------------------------------------------------------
+
+
+@BOTH
+def test_every_get_names_the_listed_version(bench: Bench, s3: ScriptedS3, transport: Transport) -> None:
+    s3.put(KEY, LARGE)
+    s3.script("get", Cut(3 * MIB))
+    s3.script("get", Cut(MIB))
+    s3.script("get", CorruptBody())
+    assert bench.fetch(transport=transport) == LARGE
+    asked = [seen.headers.get("if-match") for seen in s3.requests if seen.operation == "get"]
+    assert len(asked) == 4
+    assert set(asked) == {f'"{md5_hex(LARGE)}"'}
+
+
+@BOTH
+def test_an_honest_object_costs_one_request_and_is_proved_by_its_md5(
+    bench: Bench, s3: ScriptedS3, transport: Transport
+) -> None:
+    assert bench.fetch(transport=transport) == DATA
+    assert bench.verified_by is VerifiedBy.MD5
+    assert [seen.operation for seen in s3.requests] == ["get"]
+
+
+@BOTH
+def test_an_object_without_bytes_becomes_a_file_without_bytes(
+    bench: Bench, s3: ScriptedS3, transport: Transport
+) -> None:
+    s3.put(KEY, b"")
+    assert bench.fetch(transport=transport) == b""
+    assert bench.verified_by is VerifiedBy.MD5
+
+
+def test_a_key_that_the_fast_reader_cannot_express_goes_to_the_reference_reader(bench: Bench, s3: ScriptedS3) -> None:
+    key = "training/ct/a\nb.dcm"
+    s3.put(key, DATA)
+    assert bench.fetch(remote_of(s3, key), transport=Transport.FAST) == DATA
+    assert s3.gets(key) == 1
+
+
+# --- Bodies that break off ------------------------------------------------------------------------
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "cut",
+    [Cut(after, reset=reset) for reset in (False, True) for after in (0, 1, len(DATA) // 2, len(DATA) - 1)],
+    ids=lambda cut: f"{cut.after_bytes} bytes, {'RST' if cut.reset else 'FIN'}",
+)
+def test_a_body_that_is_cut_is_asked_for_again(bench: Bench, s3: ScriptedS3, transport: Transport, cut: Cut) -> None:
+    s3.script("get", cut)
+    assert bench.fetch(transport=transport) == DATA
+    assert bench.ranges == [None, None]
+    assert len(bench.retries) == len(bench.pauses) == 1
+
+
+@BOTH
+def test_a_connection_that_ends_without_an_answer_is_tried_again(
+    bench: Bench, s3: ScriptedS3, transport: Transport
+) -> None:
+    s3.script("get", Drop())
+    assert bench.fetch(transport=transport) == DATA
+
+
+@BOTH
+def test_a_stall_ends_the_attempt_and_not_the_object(bench: Bench, s3: ScriptedS3, transport: Transport) -> None:
+    s3.script("get", Stall(len(DATA) // 2))
+    assert bench.fetch(transport=transport, stall_seconds=0.2) == DATA
+    assert s3.gets() == 2
+
+
+@BOTH
+def test_a_body_that_trickles_ends_the_attempt_and_not_the_object(
+    bench: Bench, s3: ScriptedS3, transport: Transport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A byte now and then keeps every stall timer quiet: the rate is what ends it."""
+    monkeypatch.setattr("nccid_fetch.transfer.SLOW_SECONDS", 0.2)
+    monkeypatch.setattr("nccid_fetch.transfer.SLOW_BYTES_PER_SECOND", 1e9)
+    s3.script("get", Drip(1, every=0.05))
+    assert bench.fetch(transport=transport) == DATA
+    assert s3.gets() == 2
+
+
+@BOTH
+@pytest.mark.parametrize("if_match", ["honoured", "ignored"])
+def test_a_shorter_version_after_a_cut_is_changed_and_never_a_mix(
+    bench: Bench, s3: ScriptedS3, transport: Transport, if_match: str
+) -> None:
+    listed = remote_of(s3, KEY)
+    s3.script("get", Cut(len(DATA) - 10))
+    ignored = Body(SHORTER, etag=md5_hex(SHORTER))
+    s3.script("get", ignored if if_match == "ignored" else Do(lambda: s3.put(KEY, SHORTER)))
+    assert bench.refusal(listed, transport=transport) is Reason.CHANGED
+    assert s3.gets() == 2
+
+
+@BOTH
+def test_a_version_of_the_same_length_on_a_server_that_ignores_if_match_is_changed(
+    bench: Bench, s3: ScriptedS3, transport: Transport
+) -> None:
+    other = DATA[::-1]
+    s3.script("get", Body(other, etag=md5_hex(other)), count=None)
+    assert bench.refusal(transport=transport) is Reason.CHANGED
+    assert s3.gets() == 1
+
+
+def test_each_attempt_has_a_staged_file_of_its_own(bench: Bench, s3: ScriptedS3) -> None:
+    s3.script("get", Body(DATA[: len(DATA) // 2], content_length=len(DATA)))
+    s3.script("get", CorruptBody())
+    names: list[str] = []
+
+    class Noted(StagedFile):
+        __slots__ = ()
+
+        def append(self, chunk: bytes | memoryview) -> None:
+            assert self.size == 0, "what another attempt wrote is still there"
+            names.append(self.name)
+            super().append(chunk)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nccid_fetch.staging.StagedFile", Noted)
+        assert bench.fetch(transport=Transport.AIOBOTO3) == DATA
+    assert len(set(names)) == len(names) >= 2
+
+
+# --- Bodies that are not the object ---------------------------------------------------------------
+
+
+@BOTH
+def test_wrong_bytes_of_the_right_length_are_refused_after_three_of_them(
+    bench: Bench, s3: ScriptedS3, transport: Transport
+) -> None:
+    s3.script("get", CorruptBody(), count=None)
+    assert bench.refusal(transport=transport) is Reason.DIGEST_MISMATCH
+    assert s3.gets() == MISMATCHES_MAX
+
+
+@BOTH
+def test_wrong_bytes_once_are_mended_by_the_next_attempt(bench: Bench, s3: ScriptedS3, transport: Transport) -> None:
+    s3.script("get", CorruptBody())
+    assert bench.fetch(transport=transport) == DATA
+    assert s3.gets() == 2
+
+
+LIES = {
+    "short, and honest about it": Body(DATA[:100]),
+    "short, under the right length": Body(DATA[:100], content_length=len(DATA)),
+    "long": Body(DATA + b"more"),
+    "nothing": Body(b""),
+    "short, of unknown length": Body(DATA[:100], content_length=False),
+    "whole, of unknown length": Body(DATA, content_length=False),
+    "chunked and short": Chunked(DATA[:100]),
+    "chunked and long": Chunked(DATA + b"more"),
+    "endless": Endless(),
+    "an error with 200": Body(ERROR),
+    "an error with 200, of the right length": Body(ERROR.ljust(len(DATA))),
+}
+
+
+@BOTH
+@pytest.mark.parametrize("lie", LIES.values(), ids=LIES)
+def test_a_lie_told_once_is_mended_by_the_next_attempt(
+    bench: Bench, s3: ScriptedS3, transport: Transport, lie: Action
+) -> None:
+    s3.script("get", lie)
+    assert bench.fetch(transport=transport) == DATA
+    assert s3.gets() <= 3
+
+
+@BOTH
+@pytest.mark.parametrize("lie", LIES.values(), ids=LIES)
+def test_a_lie_told_for_ever_is_never_a_file(bench: Bench, s3: ScriptedS3, transport: Transport, lie: Action) -> None:
+    s3.script("get", lie, count=None)
+    assert bench.refusal(transport=transport, attempts=3) in {
+        Reason.SHORT_BODY,
+        Reason.DIGEST_MISMATCH,
+        Reason.RETRIES_EXHAUSTED,
+    }
+
+
+@dataclass
+class Flood:
+    """A reader whose answers promise one length and have another: what no HTTP client should let through."""
+
+    remote: RemoteObject
+    promised: int | None = None
+    chunks_max: int = 1 << 40
+    chunk: bytes = bytes(300)
+    sent: int = 0
+    facts: Facts | None = None
+
+    @property
+    def etag(self) -> ETag:
+        return self.remote.etag
+
+    @property
+    def length(self) -> int:
+        return self.remote.size if self.promised is None else self.promised
+
+    def can_read(self, key: str) -> bool:
+        return True
+
+    @asynccontextmanager
+    async def get(self, remote: RemoteObject, start: int = 0) -> AsyncIterator["Flood"]:
+        yield self
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        for _ in range(self.chunks_max):
+            self.sent += len(self.chunk)
+            yield self.chunk
+
+
+def test_no_more_bytes_are_staged_than_were_listed(bench: Bench, s3: ScriptedS3) -> None:
+    flood = Flood(remote_of(s3, KEY))
+    sizes: list[int] = []
+
+    class Measured(StagedFile):
+        __slots__ = ()
+
+        def append(self, chunk: bytes | memoryview) -> None:
+            super().append(chunk)
+            sizes.append(self.size)
+            assert self.size <= len(DATA)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nccid_fetch.staging.StagedFile", Measured)
+        assert bench.fetch(tools={"reader": flood}) == DATA  # The second attempt asks an honest server.
+    assert max(sizes) <= len(DATA)
+    assert flood.sent <= len(DATA) + len(flood.chunk)
+
+
+def test_a_body_that_promises_another_length_is_not_even_begun(bench: Bench, s3: ScriptedS3) -> None:
+    flood = Flood(remote_of(s3, KEY), promised=1 << 40)
+    assert bench.fetch(tools={"reader": flood}) == DATA
+    assert flood.sent == 0
+
+
+def test_a_body_that_ends_early_without_a_word_is_short_also_where_nothing_is_hashed(
+    bench: Bench, s3: ScriptedS3
+) -> None:
+    flood = Flood(remote_of(s3, KEY), chunks_max=2)
+    assert bench.fetch(tools={"reader": flood}, verify=Verify.SIZE) == DATA
+    assert [event.message for event in bench.retries] == ["the body ended after 600 of 1024 bytes"]
+
+
+def test_with_verify_size_only_the_length_is_proved(bench: Bench, s3: ScriptedS3) -> None:
+    s3.script("get", CorruptBody())
+    assert bench.fetch(verify=Verify.SIZE) != DATA
+    assert bench.verified_by is VerifiedBy.SIZE
+    s3.script("get", Body(DATA[:-1]), count=None)
+    assert bench.refusal(verify=Verify.SIZE, attempts=2) is Reason.SHORT_BODY
+
+
+# --- Resuming what is large -----------------------------------------------------------------------
+
+
+@BOTH
+def test_a_large_body_goes_on_from_where_it_broke(bench: Bench, s3: ScriptedS3, transport: Transport) -> None:
+    s3.put(KEY, LARGE)
+    s3.script("get", Cut(5 * MIB))
+    assert bench.fetch(transport=transport) == LARGE
+    assert bench.verified_by is VerifiedBy.MD5
+    whole, rest = bench.ranges
+    assert whole is None
+    start = _start(rest)
+    assert 3 * MIB <= start <= 5 * MIB
+    assert sum(event.size for event in bench.events if isinstance(event, Received)) == len(LARGE), "some came twice"
+
+
+def test_a_large_body_goes_on_as_often_as_it_breaks(bench: Bench, s3: ScriptedS3) -> None:
+    body = LARGE * 2
+    s3.put(KEY, body)
+    s3.script("get", Cut(2 * MIB + 17), count=3)
+    assert bench.fetch() == body
+    starts = [_start(asked) for asked in bench.ranges[1:]]
+    assert starts == sorted(set(starts))
+    assert len(starts) == 3
+
+
+def test_a_range_answered_with_the_whole_object_begins_anew(bench: Bench, s3: ScriptedS3) -> None:
+    s3.put(KEY, LARGE)
+    s3.script("get", Cut(3 * MIB))
+    s3.script("get", IgnoreRange())
+    assert bench.fetch() == LARGE
+    assert [asked is None for asked in bench.ranges] == [True, False, True]
+
+
+def test_a_range_answered_with_another_range_begins_anew(bench: Bench, s3: ScriptedS3) -> None:
+    s3.put(KEY, LARGE)
+    s3.script("get", Cut(3 * MIB))
+    wrong = {"Content-Range": f"bytes 0-{len(LARGE) - 1}/{len(LARGE)}"}
+    s3.script("get", Body(LARGE, status=206, headers=wrong))
+    assert bench.fetch() == LARGE
+    assert [asked is None for asked in bench.ranges] == [True, False, True]
+
+
+def test_a_range_from_another_place_begins_anew_also_where_nothing_is_hashed(bench: Bench, s3: ScriptedS3) -> None:
+    s3.put(KEY, LARGE)
+    s3.script("get", Cut(3 * MIB))
+    s3.script("get", _Elsewhere(LARGE))
+    assert bench.fetch(verify=Verify.SIZE) == LARGE
+    assert [asked is None for asked in bench.ranges] == [True, False, True]
+
+
+@pytest.mark.parametrize("if_match", ["honoured", "ignored"])
+def test_a_large_object_replaced_before_it_goes_on_is_changed(bench: Bench, s3: ScriptedS3, if_match: str) -> None:
+    s3.put(KEY, LARGE)
+    listed = remote_of(s3, KEY)
+    other = LARGE[::-1]
+    s3.script("get", Cut(3 * MIB))
+    ignored = _Tail(other, md5_hex(other))
+    s3.script("get", ignored if if_match == "ignored" else Do(lambda: s3.put(KEY, other)))
+    assert bench.refusal(listed) is Reason.CHANGED
+
+
+def test_a_resumed_body_whose_end_is_wrong_begins_anew(bench: Bench, s3: ScriptedS3) -> None:
+    """The digest is of the whole, so a wrong end costs the beginning as well."""
+    s3.put(KEY, LARGE)
+    s3.script("get", Cut(3 * MIB))
+    s3.script("get", CorruptBody())
+    assert bench.fetch() == LARGE
+    assert [asked is None for asked in bench.ranges] == [True, False, True]
+
+
+@dataclass(frozen=True)
+class _Tail:
+    """The end of another version, under its own ETag, from a server that does not look at If-Match."""
+
+    body: bytes
+    etag: str
+
+    async def tell(self, exchange: Exchange) -> None:
+        start = _start(exchange.request.headers["range"])
+        headers = {"Content-Range": f"bytes {start}-{len(self.body) - 1}/{len(self.body)}"}
+        await Body(self.body[start:], status=206, headers=headers, etag=self.etag).tell(exchange)
+
+
+@dataclass(frozen=True)
+class _Elsewhere:
+    """As many bytes as were asked for, but from the beginning."""
+
+    body: bytes
+
+    async def tell(self, exchange: Exchange) -> None:
+        part = self.body[: len(self.body) - _start(exchange.request.headers["range"])]
+        headers = {"Content-Range": f"bytes 0-{len(part) - 1}/{len(self.body)}"}
+        await Body(part, status=206, headers=headers).tell(exchange)
+
+
+def _start(asked: str | None) -> int:
+    assert asked is not None
+    return int(asked.removeprefix("bytes=").removesuffix("-"))
+
+
+# --- What servers say instead ---------------------------------------------------------------------
+
+
+@BOTH
+def test_an_object_replaced_since_it_was_listed_is_changed(bench: Bench, s3: ScriptedS3, transport: Transport) -> None:
+    listed = remote_of(s3, KEY)
+    s3.put(KEY, SHORTER)
+    assert bench.refusal(listed, transport=transport) is Reason.CHANGED
+
+
+@BOTH
+def test_an_object_deleted_since_it_was_listed_is_gone(bench: Bench, s3: ScriptedS3, transport: Transport) -> None:
+    listed = remote_of(s3, KEY)
+    s3.delete(KEY)
+    assert bench.refusal(listed, transport=transport) is Reason.GONE
+
+
+@BOTH
+def test_a_denied_object_that_is_still_listed_is_denied(bench: Bench, s3: ScriptedS3, transport: Transport) -> None:
+    s3.allow_get = lambda key: False
+    assert bench.refusal(transport=transport) is Reason.DENIED
+    assert bench.pauses == [], "a denial is not tried again"
+
+
+@BOTH
+def test_a_denied_object_that_is_no_longer_listed_is_gone(bench: Bench, s3: ScriptedS3, transport: Transport) -> None:
+    listed = remote_of(s3, KEY)
+    s3.put(f"{KEY}.bak", DATA)  # Its name begins with the key: not to be mistaken for it.
+    s3.delete(KEY)
+    s3.hide_missing = True
+    assert bench.refusal(listed, transport=transport) is Reason.GONE
+
+
+def test_a_denied_object_whose_listing_is_denied_too_is_denied(bench: Bench, s3: ScriptedS3) -> None:
+    s3.allow_get = lambda key: False
+    s3.allow_list = lambda prefix, delimiter: False
+    assert bench.refusal() is Reason.DENIED
+
+
+@BOTH
+@pytest.mark.parametrize("storage_class", ["GLACIER", "DEEP_ARCHIVE"])
+def test_an_archived_object_is_archived(bench: Bench, s3: ScriptedS3, transport: Transport, storage_class: str) -> None:
+    s3.put(KEY, DATA, storage_class=storage_class)
+    assert bench.refusal(transport=transport) is Reason.ARCHIVED
+
+
+@BOTH
+def test_being_told_to_slow_down_is_no_attempt_and_waits_as_asked(
+    bench: Bench, s3: ScriptedS3, transport: Transport
+) -> None:
+    """The fast reader does not hear why it is refused; the reference reader is asked at once, and hears."""
+    s3.script("get", Status(503, "SlowDown", headers={"Retry-After": "7"}), count=5 + (transport is Transport.FAST))
+    assert bench.fetch(transport=transport, attempts=1) == DATA
+    assert len(bench.retries) == 5
+    assert all(event.throttled and event.pause_seconds >= 7 for event in bench.retries)
+    assert bench.pauses == [event.pause_seconds for event in bench.retries]
+
+
+def test_being_told_to_slow_down_for_ever_ends(bench: Bench, s3: ScriptedS3) -> None:
+    clock = iter(range(0, 1 << 20, 100))
+    s3.script("get", Status(503, "SlowDown"), count=None)
+    refused = bench.refusal(tools={"now": lambda: float(next(clock))}, transport=Transport.AIOBOTO3)
+    assert refused is Reason.RETRIES_EXHAUSTED
+    assert s3.gets() <= 2 + transfer.THROTTLED_SECONDS_MAX / 100
+
+
+@BOTH
+@pytest.mark.parametrize("status", [500, 502, 504])
+def test_a_server_error_is_an_attempt(bench: Bench, s3: ScriptedS3, transport: Transport, status: int) -> None:
+    s3.script("get", Status(status, "InternalError"), count=2 + (transport is Transport.FAST))
+    assert bench.fetch(transport=transport, attempts=3) == DATA
+    assert [event.throttled for event in bench.retries] == [False, False]
+
+
+@BOTH
+def test_attempts_that_are_used_up_are_retries_exhausted(bench: Bench, s3: ScriptedS3, transport: Transport) -> None:
+    s3.script("get", Status(500, "InternalError"), count=None)
+    assert bench.refusal(transport=transport, attempts=4) is Reason.RETRIES_EXHAUSTED
+    assert s3.gets() == 4 + (transport is Transport.FAST)
+    assert len(bench.pauses) == 3
+
+
+def test_pauses_grow(bench: Bench, s3: ScriptedS3) -> None:
+    s3.script("get", Status(500, "InternalError"), count=5)
+    bench.fetch(transport=Transport.AIOBOTO3)
+    assert bench.pauses == sorted(set(bench.pauses))
+
+
+@BOTH
+def test_credentials_that_expire_end_the_run_and_leave_what_was_verified(
+    s3: ScriptedS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, transport: Transport
+) -> None:
+    dest = tmp_path / "dest"
+    for number in range(40):
+        s3.put(f"training/data/Covid{number:02}/data_2020-01-01.json", b"%d" % number)
+    s3.script("get", Status(400, "ExpiredToken"), after=25, count=None)
+    run = fetch(s3, dest, "data", transport=transport, concurrency=4)
+    assert isinstance(run.error, AccessError)
+    assert run.exit_code == 4
+    present = check_tree(dest, snapshot(s3))
+    assert len(present) == run.tally.fetched.objects >= 20
+    assert set(records(dest)) == present
