@@ -5,7 +5,7 @@ Each function has an `_async` twin. The plain ones work in a notebook too, whose
 
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,8 +36,8 @@ class SourceOptions(TypedDict, total=False):
 class PlanOptions(SourceOptions, total=False):
     """What and where to; see `Settings`."""
 
-    include: Iterable[str]
-    exclude: Iterable[str]
+    include: str | Iterable[str]
+    exclude: str | Iterable[str]
     existing: Existing | str
     strict: bool
 
@@ -77,7 +77,9 @@ async def fetch_async(
 ) -> Summary:
     """Bring a destination in line with the bucket; see `fetch`."""
     source, settings = _source(options), _settings(options, dest, parts)
-    command = "get" if parts or plan else "all"
+    if parts and plan is not None:
+        raise UsageError("parts and a plan do not go together", hint="the plan names its objects")
+    command = "get" if parts or plan is not None else "all"
     tally = Tally()
     started = datetime.now(UTC)
     plan_file = Path(plan) if plan is not None else None
@@ -153,14 +155,18 @@ class Warehouse:
         """Yield every object under a prefix of the group, in key order.
 
         Args:
-            prefix: A part, or more: `data`, `ct/Covid0000`. It is taken to end in a slash.
+            prefix: A part, or more: `data`, `ct/Covid0000`. It is taken to end in a slash. Empty for the whole
+                group, which most credentials may list only part by part.
 
         Raises:
             ListingDeniedError: The credentials may not list it.
             RunError: The credentials or the endpoint are at fault.
         """
+        below = prefix.strip("/")
+        whole = f"{self.source.group}/{below}/" if below else f"{self.source.group}/"
         async with operations.open_listing(self.source) as listing:
-            async for page in listing.pages(f"{self.source.group}/{prefix.strip('/')}/"):
+            await listing.first(whole)  # Unlike `pages`, this does not wait for an endpoint that is not there.
+            async for page in listing.pages(whole):
                 for remote in page.objects:
                     yield remote
 
@@ -183,7 +189,8 @@ def _settings(options: PlanOptions | FetchOptions, dest: str | Path, parts: tupl
             except ValueError:
                 raise UsageError(f"{name}={chosen[name]!r} is unknown", hint=f"one of: {', '.join(kind)}") from None
     for name in ("include", "exclude"):
-        chosen[name] = tuple(chosen.get(name, ()))
+        globs = chosen.get(name, ())
+        chosen[name] = (globs,) if isinstance(globs, str) else tuple(globs)  # A text's letters are globs as well.
     return Settings(dest=Path(dest), parts=parts, **chosen)
 
 
@@ -213,5 +220,19 @@ def _in_a_loop(work: Coroutine[Any, Any, T]) -> T:
         asyncio.get_running_loop()
     except RuntimeError:
         return asyncio.run(work)
+    running: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[T]]] = Future()
+
+    async def cancellable() -> T:
+        task = asyncio.ensure_future(work)
+        running.set_result((asyncio.get_running_loop(), task))
+        return await task
+
     with ThreadPoolExecutor(1, thread_name_prefix="nccid-fetch") as thread:
-        return thread.submit(asyncio.run, work).result()
+        outcome = thread.submit(asyncio.run, cancellable())
+        try:
+            return outcome.result()
+        except KeyboardInterrupt:
+            # A notebook's "stop" ends the run in order; left to itself the thread would go on to the end.
+            loop, task = running.result()
+            loop.call_soon_threadsafe(task.cancel)
+            raise

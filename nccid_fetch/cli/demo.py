@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 import typer
 
 from nccid_fetch.demo import require_extra
+from nccid_fetch.errors import UsageError
 from nccid_fetch.warehouse import BUCKET
 
 from . import options
@@ -17,11 +18,14 @@ from .fetching import fetch
 from .output import Format, note
 
 _CONCURRENCY = 64
+_ENDING = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 
 def serve() -> None:
     """Keep a server with the synthetic warehouse up until a signal comes."""
     require_extra()
+    # Before there are threads, which inherit it: a signal that finds one where it is not blocked ends the process.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     from nccid_fetch.demo.server import DemoServer  # noqa: PLC0415 - an extra.
     from nccid_fetch.demo.synthetic import warehouse  # noqa: PLC0415
 
@@ -31,12 +35,19 @@ def serve() -> None:
             print(f"export {name}={value}")
         sys.stdout.flush()
         note(f"{count} objects in {BUCKET}; with these variables set, any S3 client finds them. Ctrl-C ends it.")
-        signal.sigwait({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+        signal.sigwait(_ENDING)
 
 
 def demonstrate(values: options.Values) -> None:
-    """Fetch everything twice."""
+    """Fetch everything twice.
+
+    Raises:
+        UsageError: The extra is missing, or the destination holds something already.
+    """
     require_extra()
+    # The bucket has the real one's name, so nothing else would keep made-up patients out of a tree of real ones.
+    if values["dest"] is not None and values["dest"].is_dir() and any(values["dest"].iterdir()):
+        raise UsageError(f"--dest {values['dest']} is not empty", hint="name a folder that does not exist yet")
     from nccid_fetch.demo.server import DemoServer  # noqa: PLC0415 - an extra.
     from nccid_fetch.demo.synthetic import warehouse  # noqa: PLC0415
 
@@ -44,10 +55,12 @@ def demonstrate(values: options.Values) -> None:
         server = stack.enter_context(DemoServer())
         dest = values["dest"] or Path(stack.enter_context(TemporaryDirectory(prefix="nccid-demo-")))
         count = server.load(warehouse())
-        # The server is the one to ask, whatever this shell is set up for.
+        # The server is the one to ask, whatever this shell and ~/.aws are set up for, and no proxy leads to it.
         for name in [name for name in os.environ if name.startswith("AWS_")]:
             del os.environ[name]
         os.environ.update(server.environment)
+        os.environ.update(dict.fromkeys(("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"), os.devnull))
+        os.environ.update(dict.fromkeys(("NO_PROXY", "no_proxy"), "*"))
         fetching = _defaults() | {name: values[name] for name in options.OUTPUT} | {"dest": dest}
         human = Format(values["format_"]) in {Format.AUTO, Format.HUMAN}
         if human:

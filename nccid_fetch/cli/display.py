@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+from nccid_fetch.keys import printable
 from nccid_fetch.summary import PartTally, Tally
 
 from .output import note, size_text, time_text
@@ -35,7 +36,8 @@ class Rate:
         """Return the rate, given how many bytes have come in all."""
         present = self._now()
         self._marks.append((present, total_bytes))
-        while len(self._marks) > 2 and present - self._marks[0][0] > RATE_WINDOW_SECONDS:
+        # The oldest mark goes when the next one is old enough; after a pause, or asked twice at once, it stays.
+        while present - self._marks[1][0] >= RATE_WINDOW_SECONDS:
             self._marks.popleft()
         began, bytes_then = self._marks[0]
         return (total_bytes - bytes_then) / (present - began) if present > began else 0.0
@@ -95,9 +97,11 @@ class Progress:
             table.add_column(justify="right", no_wrap=True)
         table.add_column(no_wrap=True)
         for name, part in self.tally.parts.items():
-            bar = ProgressBar(total=max(part.listed.bytes, 1), completed=_done_bytes(part))
+            # While a part is listed its total grows, and a bar would jump back: so it only pulses.
+            total = None if part.state is None else max(part.listed.bytes, 1)
+            bar = ProgressBar(total=total, completed=_done_bytes(part))
             table.add_row(
-                name,
+                Text(printable(name)),
                 bar,
                 f"{part.settled.objects:,}/{part.listed.objects:,}",
                 size_text(part.listed.bytes),
@@ -127,7 +131,10 @@ async def shown(tally: Tally, *, quiet: bool) -> AsyncIterator[None]:
         from rich.live import Live  # noqa: PLC0415
 
         with Live(
-            get_renderable=progress.render, console=Console(stderr=True), refresh_per_second=REFRESHES_PER_SECOND
+            get_renderable=progress.render,
+            console=Console(stderr=True),
+            refresh_per_second=REFRESHES_PER_SECOND,
+            transient=True,  # The summary that follows says it all again.
         ):
             yield
     else:

@@ -17,7 +17,7 @@ from nccid_fetch.summary import Summary, Tally
 
 from . import options
 from .display import shown
-from .output import Format, note, note_parts, print_json, print_summary
+from .output import Format, note, note_outcome, print_json, print_summary
 from .runner import run
 
 Work = Callable[[Report], Coroutine[Any, Any, None]]
@@ -102,8 +102,7 @@ def _run(
         print_json(summary.as_dict())
     elif spoken is not Format.QUIET and tally.listed.objects:
         print_summary(summary)
-    if spoken is not Format.QUIET or code not in {0, 1}:
-        note_parts(summary)
+    note_outcome(summary, quiet=spoken is Format.QUIET, raised=error is not None)
     if error is not None:
         raise error
     raise typer.Exit(code)

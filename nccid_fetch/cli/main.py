@@ -1,8 +1,11 @@
 """The commands: what each is called, what it takes, and its help."""
 
+import os
+import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,12 +16,28 @@ from . import options
 from .output import print_error
 from .runner import report_failure
 
-app = typer.Typer(name="nccid-fetch", no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
+app = typer.Typer(name="nccid-fetch", pretty_exceptions_enable=False, add_completion=False)
 
 
 def main() -> None:
-    """Run the command line."""
-    app()
+    """Run the command line and exit."""
+    arguments = sys.argv[1:]
+    try:
+        code = app(arguments or ["--help"], prog_name="nccid-fetch", standalone_mode=False)
+    except Exception as error:
+        if not hasattr(error, "format_message"):
+            raise
+        print_error(_usage_error(error))
+        sys.exit(UsageError.exit_code)
+    sys.exit(code if arguments else UsageError.exit_code)
+
+
+def _usage_error(error: Any) -> UsageError:  # noqa: ANN401 - typer does not export the class of all of these.
+    """Say what typer found wrong with the command line in our words: one sentence and the next step."""
+    message = error.format_message().rstrip(".").replace("'['", "'").replace("']'", "'")  # A list of variables.
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "nccid-fetch"
+    return UsageError(f"{message[:1].lower()}{message[1:]}", hint=f"{command} --help shows what there is")
 
 
 def _version(wanted: bool) -> None:
@@ -43,6 +62,10 @@ def _ending(values: options.Values) -> Iterator[None]:
         yield
     except typer.Exit:
         raise
+    except BrokenPipeError:
+        # Whoever reads has seen enough, as in `ls | head`. What is still to be flushed must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(128 + signal.SIGPIPE) from None
     except UsageError as error:
         print_error(error)
         raise typer.Exit(error.exit_code) from None

@@ -26,8 +26,16 @@ def _duration(text: str) -> float:
     return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
 
 
-def _env(name: str, *others: str) -> list[str]:
-    return [f"NCCID_FETCH_{name}", *others]
+def _folder(text: str | Path) -> Path:
+    """Return a path; not for an empty text, which is `--dest "$UNSET"` and would mean the current folder."""
+    if not str(text):
+        raise typer.BadParameter("an empty path names no folder")
+    return Path(text)
+
+
+def _env(name: str, *others: str) -> str | list[str]:
+    own = f"NCCID_FETCH_{name}"
+    return [own, *others] if others else own  # typer's messages show even a list of one as Python writes it.
 
 
 Bucket = Annotated[str, typer.Option("--bucket", envvar=_env("BUCKET"), help="The bucket.", rich_help_panel=_SOURCE)]
@@ -86,7 +94,12 @@ AllowHttp = Annotated[
 Dest = Annotated[
     Path,
     typer.Option(
-        "--dest", envvar=_env("DEST", "NCCID_DATA_DIR"), help="The destination folder.", rich_help_panel=_FETCH
+        "--dest",
+        envvar=_env("DEST", "NCCID_DATA_DIR"),
+        parser=_folder,
+        metavar="<path>",
+        help="The destination folder.",
+        rich_help_panel=_FETCH,
     ),
 ]
 Concurrency = Annotated[
@@ -227,7 +240,13 @@ Serve = Annotated[bool, typer.Option("--serve", help="Keep the server up, and pr
 
 DemoDest = Annotated[
     Path | None,
-    typer.Option("--dest", help="Where to put the files.", show_default="a folder that is removed afterwards"),
+    typer.Option(
+        "--dest",
+        parser=_folder,
+        metavar="<path>",
+        help="Where to put the files.",
+        show_default="a folder that is removed afterwards",
+    ),
 ]
 
 OptionGroup = dict[str, tuple[Any, Any]]

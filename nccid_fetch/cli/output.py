@@ -2,10 +2,11 @@
 
 import json
 import sys
+from collections.abc import Iterator
 from enum import StrEnum
 from typing import Any, TextIO
 
-from nccid_fetch.errors import RunError
+from nccid_fetch.errors import AccessError, RunError
 from nccid_fetch.keys import printable
 from nccid_fetch.model import PartState, VerifiedBy
 from nccid_fetch.summary import Count, Summary
@@ -73,6 +74,7 @@ def print_json(value: dict[str, Any]) -> None:
 
 def print_table(rows: list[tuple[str, ...]], out: TextIO | None = None) -> None:
     """Write rows of text in columns; the first row is the heading, all columns but the first are numbers."""
+    rows = [tuple(map(printable, row)) for row in rows]  # The names of parts are a server's words as well.
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
@@ -84,7 +86,7 @@ def print_summary(summary: Summary) -> None:
     tally = summary.tally
     source = f"{summary.source.bucket}/{summary.source.group}"
     verb = "Planned" if summary.planned else "Fetched"
-    print(f"{verb} {source} -> {summary.settings.dest} in {time_text(summary.duration_seconds)}")
+    print(f"{verb} {source} -> {printable(str(summary.settings.dest))} in {time_text(summary.duration_seconds)}")
     print()
     rows: list[tuple[str, ...]] = [("part", "objects", "bytes", "state")]
     rows += [
@@ -128,13 +130,34 @@ def _line(label: str, count: Count, remark: str = "") -> None:
     print(f"{text} ({remark})" if remark else text)
 
 
-def note_parts(summary: Summary) -> None:
-    """Say on stderr which parts did not come, and why."""
+def note_outcome(summary: Summary, *, quiet: bool, raised: bool) -> None:
+    """Say on stderr what did not come, and why.
+
+    Args:
+        summary: The end of the run.
+        quiet: Say only what is an error.
+        raised: An error ended the run, and is about to be printed: then a part that did not come is not what did.
+    """
+    for level, text in _remarks(summary, raised=raised):
+        if level == "error" or not quiet:
+            note(f"{level}: {text}")
+    if quiet and not raised and summary.exit_code == 1:
+        tally = summary.tally
+        note(f"error: {objects_text(tally.failed)} failed, and {tally.refused:,} refused; run the same command again")
+
+
+def _remarks(summary: Summary, *, raised: bool) -> Iterator[tuple[str, str]]:
+    states = {part.state for part in summary.tally.parts.values()}
+    no_access = summary.exit_code == AccessError.exit_code and not raised
+    denied = "error" if no_access else "note"
+    nothing_there = "error" if no_access and PartState.DENIED not in states else "note"
     for name, part in summary.tally.parts.items():
         match part.state:
             case PartState.DENIED:
-                note(f"note: {name} is denied: {part.message or 'the credentials may not list it'}")
+                yield denied, f"{name} is denied: {part.message or 'the credentials may not list it'}"
             case PartState.ABSENT | PartState.EMPTY:
-                note(f"note: {name} is {part.state}: there are no objects in it")
+                yield nothing_there, f"{name} is {part.state}: there are no objects in it"
             case PartState.FAILED:
-                note(f"error: the listing of {name} broke off: {part.message}; run the same command again")
+                yield "error", f"the listing of {name} broke off: {part.message}; run the same command again"
+    if summary.exit_code == 3:
+        yield "error", f"{objects_text(summary.tally.verified[VerifiedBy.SIZE])} could be proved by size alone"

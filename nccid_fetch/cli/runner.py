@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import sys
 import traceback
 from collections.abc import Coroutine
 from typing import Any
@@ -70,7 +69,8 @@ async def _with_signals(main: Coroutine[Any, Any, None]) -> None:
 def report_failure(error: Exception, *, debug: bool) -> int:
     """Say what went wrong; return the exit code."""
     if debug:
-        traceback.print_exception(error, file=sys.stderr)
+        for line in "".join(traceback.format_exception(error)).splitlines():
+            note(line)
     if isinstance(error, RunError):
         print_error(error)
         return error.exit_code

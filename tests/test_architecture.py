@@ -1,0 +1,197 @@
+"""The shape of the house, read from the source: which way imports run, and who alone may do what."""
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import nccid_fetch
+
+PACKAGE = Path(nccid_fetch.__file__).parent
+LINES_MAX = 450
+
+# A module stands one rank above the highest of those that it imports, be it for types alone or when first used. So
+# every import runs down, there are no cycles, and a module that rises has drawn something in: look why, then move it.
+# `nccid_fetch` itself is the door: it names what is public, loads it when it is asked for, and has no rank.
+RANKS = (
+    ("warehouse", "errors", "retry", "digests", "disk", "durability", "cli", "store"),
+    ("model", "keys", "settings", "demo"),
+    (
+        *("decisions", "events", "journal", "planfile", "staging", "walk"),
+        *("store.answers", "store.protocol", "store.session", "demo.synthetic"),
+    ),
+    ("destination", "summary", "store.fast", "store.pages", "store.reference", "demo.server"),
+    ("listing", "proof", "planning", "commit", "cli.output"),
+    ("transfer", "cli.display", "cli.options", "cli.runner"),
+    ("pipeline",),
+    ("operations",),
+    ("api", "cli.fetching", "cli.listing"),
+    ("cli.demo",),
+    ("cli.main",),
+    ("__main__",),
+)
+RANK = {module: rank for rank, modules in enumerate(RANKS) for module in modules}
+
+PURE = ("warehouse", "errors", "model", "retry", "digests", "keys", "settings", "decisions", "events", "summary")
+"""Values in, values out: no clock, no chance, no disk, no network, no loop. `store.protocol` is types alone."""
+IMPURE = {
+    *("asyncio", "concurrent", "threading", "socket", "subprocess", "signal", "sqlite3", "io", "shutil", "tempfile"),
+    *("os", "sys", "time", "random", "secrets", "logging"),
+    *("aiohttp", "aioboto3", "aiobotocore", "aiofiles", "botocore", "obstore", "rich", "typer", "uvloop"),
+}
+NETWORK = {"aioboto3", "aiobotocore", "aiohttp", "boto3", "botocore", "http", "obstore", "requests", "socket"}
+FORBIDDEN_OPERATIONS = {
+    # What changes a bucket.
+    *("abort_multipart_upload", "complete_multipart_upload", "copy", "copy_async", "copy_object", "create_bucket"),
+    *("create_multipart_upload", "delete", "delete_async", "delete_bucket", "delete_object", "delete_objects"),
+    *("open_writer", "put", "put_async", "put_object", "put_object_acl", "put_object_tagging", "rename_async"),
+    *("restore_object", "upload_file", "upload_fileobj", "upload_part", "write_get_object_response"),
+    # What NCCID's readers may not ask, and what takes an odd answer for the end of a listing.
+    *("get_bucket_location", "get_object_attributes", "head_bucket", "list_object_versions", "get_paginator"),
+    *("list_async", "list_objects"),
+}
+
+
+@cache
+def modules() -> dict[str, ast.Module]:
+    """Every module of the package by its name below it, parsed; `nccid_fetch` itself is the empty name."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        found[name.removesuffix("__init__").rstrip(".") if path.name == "__init__.py" else name] = path
+    return {name: ast.parse(path.read_text(), str(path)) for name, path in found.items()}
+
+
+def imported(module: str) -> Iterator[str]:
+    """Every dotted name that a module imports, in full; `from a import b` gives `a` and `a.b`."""
+    is_package = module != "__main__" and (PACKAGE / module.replace(".", "/")).is_dir()
+    package = ["nccid_fetch", *(module.split(".") if module else [])]
+    if not is_package:
+        package.pop()
+    for node in ast.walk(modules()[module]):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            home = package[: len(package) + 1 - node.level] if node.level else []
+            base = ".".join([*home, *([node.module] if node.module else [])])
+            yield base
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def ours(module: str) -> set[str]:
+    """The modules of this package that a module imports; not the packages on the way to them."""
+    names = {name.removeprefix("nccid_fetch.") for name in imported(module) if name.startswith("nccid_fetch.")}
+    known = names & modules().keys()
+    return {name for name in known if not any(other.startswith(f"{name}.") for other in known)} - {module}
+
+
+def others(module: str) -> set[str]:
+    """The top-level names of everything else that a module imports."""
+    return {name.partition(".")[0] for name in imported(module)} - {"nccid_fetch"}
+
+
+def names_in(module: str) -> Iterator[tuple[str, int]]:
+    """Every dotted name that a module's code mentions, with its line."""
+    for node in ast.walk(modules()[module]):
+        if isinstance(node, ast.Name | ast.Attribute):
+            yield ast.unparse(node), node.lineno
+
+
+def below(package: str) -> set[str]:
+    return {module for module in modules() if module == package or module.startswith(f"{package}.")}
+
+
+def test_the_table_has_every_module_once() -> None:
+    assert sorted(module for rank in RANKS for module in rank) == sorted(modules().keys() - {""})
+
+
+@pytest.mark.parametrize("module", sorted(RANK))
+def test_imports_run_down_and_every_module_is_as_low_as_it_can_be(module: str) -> None:
+    imports = ours(module)
+    assert RANK[module] == max((RANK[name] + 1 for name in imports), default=0), {name: RANK[name] for name in imports}
+
+
+def test_nobody_imports_the_command_line_but_itself_and_python_dash_m() -> None:
+    assert {name for name in RANK if ours(name) & below("cli")} <= below("cli") | {"__main__"}
+
+
+def test_nobody_imports_the_demo_but_its_own_command() -> None:
+    assert {name for name in RANK if ours(name) & below("demo")} <= below("demo") | {"cli.demo"}
+
+
+def test_the_package_itself_loads_nothing() -> None:
+    """`nccid-fetch --version` imports it first; what it names is imported for type checkers alone."""
+    tops = [node for node in modules()[""].body if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert {name.split(".")[0] for node in tops for name in [getattr(node, "module", "") or ""]} == {
+        "importlib",
+        "typing",
+    }
+
+
+@pytest.mark.parametrize("module", [*PURE, "store.protocol"])
+def test_pure_modules_know_no_clock_chance_disk_network_or_loop(module: str) -> None:
+    assert not others(module) & IMPURE
+    assert not [name for name, _ in names_in(module) if name in {"datetime.now", "date.today", "open"}]
+    assert ours(module) <= set(PURE)
+
+
+def test_only_the_store_speaks_to_the_network() -> None:
+    assert {name for name in modules() if others(name) & NETWORK} <= below("store")
+
+
+def test_only_the_command_line_draws_and_takes_options() -> None:
+    assert {name for name in modules() if others(name) & {"rich", "typer", "argparse"}} <= below("cli")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        {"print", "sys.stdout", "sys.stderr", "input"},
+        {"os.environ", "os.getenv", "os.environb", "os.putenv", "environ", "getenv"},
+        {"sys.exit", "os._exit", "exit", "quit", "SystemExit", "typer.Exit", "os.abort"},
+        {"signal.signal", "loop.add_signal_handler", "sys.argv"},
+    ],
+    ids=["prints", "reads the environment", "exits", "takes signals"],
+)
+def test_only_the_command_line(names: set[str]) -> None:
+    mentioned = [(module, name, line) for module in modules() for name, line in names_in(module) if name in names]
+    assert {module for module, _, _ in mentioned} <= below("cli"), mentioned
+    assert {module for module, _, _ in mentioned}, "nobody does: the names to look for are wrong"
+
+
+def test_nothing_ever_changes_the_bucket_or_asks_what_readers_may_not() -> None:
+    """Looks at the last word of every dotted name, and at texts, for clients are also called by name."""
+    found = []
+    for module in modules().keys() - below("demo"):
+        # In memory and on disk much is put and copied; a bucket is within reach of the store alone, by any name.
+        forbidden = FORBIDDEN_OPERATIONS if module in below("store") else {n for n in FORBIDDEN_OPERATIONS if "_" in n}
+        words = [(name.rpartition(".")[2], line) for name, line in names_in(module)]
+        words += [
+            (node.value, node.lineno)
+            for node in ast.walk(modules()[module])
+            if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        ]
+        found += [(module, word, line) for word, line in words if word in forbidden]
+    assert not found
+
+
+def test_requests_of_our_own_are_gets() -> None:
+    methods = [
+        (module, keyword.value.value if isinstance(keyword.value, ast.Constant) else None)
+        for module in modules()
+        for node in ast.walk(modules()[module])
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("AWSRequest")
+        for keyword in node.keywords
+        if keyword.arg == "method"
+    ]
+    assert methods
+    assert {method for _, method in methods} == {"GET"}
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_file_is_longer_than_one_reads_at_a_sitting(path: Path) -> None:
+    # The synthetic warehouse is mostly tables: what hospitals write into spreadsheets and devices into tags.
+    limit = 520 if path.name == "synthetic.py" else LINES_MAX
+    assert len(path.read_text().splitlines()) <= limit
