@@ -13,10 +13,17 @@ from .model import Decision, PartState, RemoteObject, VerifiedBy
 
 @dataclass(frozen=True, slots=True)
 class PartsKnown:
-    """Which parts the run is about, and which of them will not come because they are denied or absent."""
+    """Which parts the run is about.
+
+    Attributes:
+        parts: All of them.
+        states: Those that will not come: denied, or absent.
+        named: Whether they were asked for by name, so that one that is denied is missed.
+    """
 
     parts: tuple[str, ...]
     states: dict[str, PartState]
+    named: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,8 @@ from .model import PartState
 from .retry import backoff_seconds, throttle_seconds
 from .store.pages import Lister, Page
 
+FIRST_ATTEMPTS = 3
+"""A run that has not begun does not wait long for an endpoint that is in trouble: somebody is there to see it."""
 EMPTY_PAGES_MAX = 1000
 """S3 may answer with a page without keys where many were deleted, but not for ever."""
 THROTTLED_SECONDS_MAX = 900.0
@@ -88,8 +90,8 @@ class Listing:
                 pause = throttle_seconds(throttled, error.retry_after_seconds, self.chance)
             except TransientError as error:
                 attempt += 1
-                gone = isinstance(error, UnreachableError) and not wait_for_endpoint
-                if attempt >= self.attempts or gone:
+                gone = isinstance(error, UnreachableError) or attempt >= FIRST_ATTEMPTS
+                if attempt >= self.attempts or (gone and not wait_for_endpoint):
                     raise EndpointError(
                         str(error), hint="check the network and --endpoint-url, then run the same command again"
                     ) from error

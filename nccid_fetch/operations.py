@@ -168,7 +168,7 @@ async def _parts(listing: Listing, source: Source, asked: Sequence[str], report:
     """Find out which parts can be listed, and report the others; none is an error."""
     states = await survey(listing, source.group, asked)
     closed = {part: state for part, state in states.items() if state is not None}
-    report(PartsKnown(tuple(states), closed))
+    report(PartsKnown(tuple(states), closed, named=bool(asked)))
     if len(closed) == len(states):
         raise AccessError(
             f"nothing of what was asked for may be listed: {', '.join(f'{p} is {s}' for p, s in closed.items())}",

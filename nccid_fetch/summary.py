@@ -81,6 +81,7 @@ class Tally:
     retries: int = 0
     throttled: int = 0
     known_by_size: int = 0
+    named: bool = False
     listing_failed: bool = False
     denied_later: bool = False
 
@@ -98,7 +99,8 @@ class Tally:
             case Retrying():
                 self.retries += not event.throttled
                 self.throttled += event.throttled
-            case PartsKnown(parts, states):
+            case PartsKnown(parts, states, named):
+                self.named = named
                 for part in parts:
                     self.parts[part] = PartTally(states.get(part))
             case ListingEnded(part, state, message, denied):
@@ -164,7 +166,7 @@ class Tally:
         states = [part.state for part in self.parts.values()]
         denied = PartState.DENIED in states
         nothing = all(state in {PartState.DENIED, PartState.EMPTY, PartState.ABSENT} for state in states)
-        if nothing or self.denied_later or (denied and (settings.strict or settings.parts)):
+        if nothing or self.denied_later or (denied and (settings.strict or self.named)):
             return 4
         if self.listing_failed:
             return 5

@@ -5,12 +5,15 @@ The tree is the demo's. The judges are the AWS CLI, rclone and pydicom; what the
 
 import json
 import os
+import random
 import shutil
+import signal
 import stat
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,12 +46,21 @@ class Source:
         """Path below the group: file on the server."""
         return _files(self.tree / "training")
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables that send any client to the server."""
+        return {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "NCCID_"))} | self.s3.environment
+
+    def start(self, *command: object) -> "subprocess.Popen[bytes]":
+        """Start any client against the server, and do not wait for it."""
+        silent = subprocess.DEVNULL
+        return subprocess.Popen([str(word) for word in command], env=self.environment, stdout=silent, stderr=silent)
+
     def run(self, *command: object) -> "subprocess.CompletedProcess[str]":
         """Run any client against the server."""
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "NCCID_"))}
         return subprocess.run(
             [str(word) for word in command],
-            env=environment | self.s3.environment,
+            env=self.environment,
             capture_output=True,
             text=True,
             timeout=60,
@@ -202,3 +214,30 @@ def test_the_judge_from_aws_does_see_a_file_that_is_missing_or_old(source: Sourc
     assert said.count("(dryrun) download:") == 2
     assert missing.name in said
     assert old.name in said
+
+
+@pytest.mark.parametrize("transport", ["auto", "aioboto3"])
+def test_ten_kills_and_one_last_run_leave_the_right_tree_and_no_stray_file(
+    source: Source, tmp_path: Path, transport: str
+) -> None:
+    """SIGKILL comes at a seeded number of objects asked for since the start of each run."""
+    chance = random.Random(transport)
+    dest = tmp_path / "dest"
+    command = [BIN / "nccid-fetch", "all", "--concurrency", "64", "--dest", dest, "--transport", transport]
+    killed = 0
+    for _ in range(10):
+        moment = source.s3.object_gets() + chance.randrange(700)
+        with source.start(*command) as process:
+            while process.poll() is None and source.s3.object_gets() < moment:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(0.02)
+            process.kill()
+            killed += process.wait() == -signal.SIGKILL
+    assert killed
+    summary = source.fetch_all(dest, transport)
+    assert summary["exit_code"] == 0
+    assert source.differences_by_aws(dest) == ""
+    assert {path: file.read_bytes() for path, file in _files(dest).items()} == {
+        path: file.read_bytes() for path, file in source.files.items()
+    }
+    assert sorted(path.name for path in (dest / ".nccid-fetch").rglob("*")) == ["journal.sqlite", "staged"]

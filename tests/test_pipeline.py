@@ -730,6 +730,18 @@ def test_a_destination_may_hold_two_versions_in_turn_but_never_a_mix(s3: Scripte
     assert check_tree(dest, known) == check_tree(dest, snapshot(s3)) == set(keys)
 
 
+def test_a_part_of_a_plan_that_is_denied_is_missed_like_a_named_one(s3: ScriptedS3, dest: Path, tmp_path: Path) -> None:
+    plan = tmp_path / "plan.jsonl"
+    with plan.open("w") as out:
+        write_header(out, Source())
+        for key in ("training/data/Covid0000/a", "training/ct/Covid0000/a"):
+            s3.put(key, b"a")
+            write_decision(out, Fetch(remote_of(s3, key), Why.MISSING))
+    _grant(s3, "data")
+    assert fetch(s3, dest, plan_file=plan).exit_code == 4
+    assert check_tree(dest, snapshot(s3)) == {"training/data/Covid0000/a"}
+
+
 def test_a_plan_of_nothing_is_an_error_and_fetches_nothing(s3: ScriptedS3, dest: Path, tmp_path: Path) -> None:
     """Not everything, which is what no named part means."""
     s3.put("training/ct/Covid0000/a.dcm", b"a")

@@ -1,7 +1,9 @@
 """Running a command's coroutine: event loop, signals, errors, exit codes."""
 
 import asyncio
+import logging
 import os
+import resource
 import signal
 import traceback
 from collections.abc import Coroutine
@@ -13,6 +15,7 @@ from nccid_fetch.errors import RunError
 
 from .output import note, print_error
 
+_DESCRIPTORS = 8192
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -34,6 +37,10 @@ def run(main: Coroutine[Any, Any, None]) -> None:
         InterruptedRunError: A signal came.
         RunError: The run ended with an error.
     """
+    _raise_descriptor_limit()
+    for library in ("botocore", "aiobotocore"):
+        # What they warn of, with tracebacks and requests in it, comes back to us as errors and is said once, in our words.
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_with_signals(main))
@@ -52,7 +59,8 @@ async def _with_signals(main: Coroutine[Any, Any, None]) -> None:
         caught.append(number)
         task.cancel()
 
-    for number in _SIGNALS:
+    heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # nohup ignores SIGHUP.
+    for number in heard:
         loop.add_signal_handler(number, stop, number)
     try:
         await task
@@ -60,10 +68,18 @@ async def _with_signals(main: Coroutine[Any, Any, None]) -> None:
         if not caught:
             raise
     finally:
-        for number in _SIGNALS:
+        for number in heard:
             loop.remove_signal_handler(number)
     if caught:
         raise InterruptedRunError(caught[0])
+
+
+def _raise_descriptor_limit() -> None:
+    """Allow as many open files as the system lets us: every object in flight has a socket and a file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(_DESCRIPTORS, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def report_failure(error: Exception, *, debug: bool) -> int:
