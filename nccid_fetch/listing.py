@@ -7,16 +7,15 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from . import warehouse
-from .errors import EndpointError, ListingDeniedError, ListingError, ThrottledError, TransientError, UnreachableError
+from .errors import EndpointError, ListingDeniedError, ListingError, TransientError, UnreachableError
 from .model import PartState
-from .retry import backoff_seconds, throttle_seconds
+from .retry import Patience
 from .store.pages import Lister, Page
 
 FIRST_ATTEMPTS = 3
 """A run that has not begun does not wait long for an endpoint that is in trouble: somebody is there to see it."""
 EMPTY_PAGES_MAX = 1000
 """S3 may answer with a page without keys where many were deleted, but not for ever."""
-THROTTLED_SECONDS_MAX = 900.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,25 +77,18 @@ class Listing:
         max_keys: int = 1000,
         wait_for_endpoint: bool = True,
     ) -> Page:
-        attempt = throttled = 0
-        began = self.now()
+        patience = Patience(self.attempts if wait_for_endpoint else FIRST_ATTEMPTS, self.chance, self.now)
         while True:
             try:
                 return await self.lister.page(prefix, token=token, delimiter=delimiter, max_keys=max_keys)
-            except ThrottledError as error:
-                throttled += 1
-                if self.now() - began > THROTTLED_SECONDS_MAX:
-                    raise EndpointError(str(error), hint="run the same command again later") from error
-                pause = throttle_seconds(throttled, error.retry_after_seconds, self.chance)
             except TransientError as error:
-                attempt += 1
-                gone = isinstance(error, UnreachableError) or attempt >= FIRST_ATTEMPTS
-                if attempt >= self.attempts or (gone and not wait_for_endpoint):
+                gone = isinstance(error, UnreachableError) and not wait_for_endpoint
+                pause = None if gone else patience.after(error)
+                if pause is None:
                     raise EndpointError(
                         str(error), hint="check the network and --endpoint-url, then run the same command again"
                     ) from error
-                pause = backoff_seconds(attempt, self.chance)
-            await self.sleep(pause)
+                await self.sleep(pause)
 
 
 async def survey(listing: Listing, group: str, asked: Sequence[str]) -> dict[str, PartState | None]:

@@ -1,9 +1,16 @@
-"""How long to wait before another attempt: pure functions of a number and of chance."""
+"""Whether to try again, and how long to wait before it: pure functions of what failed, of chance and of a clock."""
 
 from collections.abc import Callable
 
+from .errors import DigestMismatchError, ThrottledError, TransientError
+
 BASE_SECONDS = 0.2
 CAP_SECONDS = 20.0
+RETRY_AFTER_SECONDS_MAX = 120.0
+MISMATCHES_MAX = 3
+"""A body that is not the object three times over will not become it."""
+THROTTLED_SECONDS_MAX = 900.0
+"""How long one object, or one page, goes on being told to slow down."""
 
 
 def backoff_seconds(attempt: int, chance: Callable[[], float]) -> float:
@@ -20,12 +27,48 @@ def backoff_seconds(attempt: int, chance: Callable[[], float]) -> float:
 
 
 def throttle_seconds(times: int, asked_seconds: float | None, chance: Callable[[], float]) -> float:
-    """Return the pause after being told to slow down: what the server asked for, or a backoff of our own.
+    """Return the pause after being told to slow down: what the server asked for, and a backoff of our own.
 
     Args:
-        times: How often in a row this object was told so, from 1.
+        times: How often this object was told so, from 1.
         asked_seconds: The answer's Retry-After, if it had one.
         chance: Returns a number in [0, 1).
     """
-    own = backoff_seconds(times, chance)
-    return own if asked_seconds is None else min(120.0, asked_seconds) + own
+    return min(RETRY_AFTER_SECONDS_MAX, asked_seconds or 0.0) + backoff_seconds(times, chance)
+
+
+class Patience:
+    """How long one thing is tried: so many attempts, and so long being told to slow down, which is none.
+
+    Attributes:
+        attempts: How many attempts have failed.
+
+    Args:
+        attempts_max: Attempts in all.
+        chance: Returns a number in [0, 1).
+        now: Seconds on a clock that only goes forward.
+    """
+
+    def __init__(self, attempts_max: int, chance: Callable[[], float], now: Callable[[], float]) -> None:
+        self.attempts = 0
+        self._attempts_max = attempts_max
+        self._chance = chance
+        self._now = now
+        self._mismatches = 0
+        self._throttled = 0
+        self._throttled_since: float | None = None
+
+    def after(self, error: TransientError) -> float | None:
+        """Return how many seconds to wait before another attempt, or None if there is to be none."""
+        if isinstance(error, ThrottledError):
+            self._throttled += 1
+            if self._throttled_since is None:
+                self._throttled_since = self._now()
+            if self._now() - self._throttled_since > THROTTLED_SECONDS_MAX:
+                return None
+            return throttle_seconds(self._throttled, error.retry_after_seconds, self._chance)
+        self.attempts += 1
+        self._mismatches += isinstance(error, DigestMismatchError)
+        if self.attempts >= self._attempts_max or self._mismatches >= MISMATCHES_MAX:
+            return None
+        return backoff_seconds(self.attempts, self._chance)

@@ -33,20 +33,16 @@ from .events import Received, Report, Retrying
 from .keys import path_of
 from .model import Check, Chunk, RemoteObject, VerifiedBy
 from .proof import prove
-from .retry import backoff_seconds, throttle_seconds
+from .retry import Patience
 from .settings import Settings, Verify
 from .staging import StagedFile, chunks_of
 from .store.pages import Lister
 from .store.protocol import WHOLE_BYTES_MAX, Reader
 from .store.reference import ReferenceReader
 
-MISMATCHES_MAX = 3
-"""A body that is not the object three times over will not become it."""
 SLOW_SECONDS = 60.0
 SLOW_BYTES_PER_SECOND = 1024
 """A body that is slower than this for more than a minute is not worth waiting for."""
-THROTTLED_SECONDS_MAX = 900.0
-"""How long one object goes on being told to slow down."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +108,7 @@ class _Transfer:
     async def run(self) -> tuple[StagedFile, VerifiedBy]:
         tools = self.tools
         reader: Reader = tools.reader if tools.reader.can_read(self.remote.key) else tools.reference
-        patience = _Patience(self.remote, tools)
+        patience = _patience(tools)
         while True:
             try:
                 return self.staged, await self._attempt(reader)
@@ -121,10 +117,9 @@ class _Transfer:
             except ObjectError as error:
                 raise await _settled(error, self.remote, tools) from error
             except TransientError as error:
-                pause = patience.after(error)
                 await self._keep_or_discard(error)
                 reader = tools.reference
-                await tools.sleep(pause)
+                await _wait(error, self.remote, patience, tools)
 
     async def _attempt(self, reader: Reader) -> VerifiedBy:
         """Make one attempt, going on where the staged file ends."""
@@ -183,37 +178,22 @@ class _Transfer:
         return self.tools.destination.staging.new(hashed=self.tools.settings.verify is Verify.MD5)
 
 
-class _Patience:
-    """How long one object is tried: so many attempts, so many mismatches, so long being told to slow down."""
+def _patience(tools: Tools) -> Patience:
+    return Patience(tools.settings.attempts, tools.chance, tools.now)
 
-    def __init__(self, remote: RemoteObject, tools: Tools) -> None:
-        self.remote = remote
-        self.tools = tools
-        self.attempts = self.mismatches = self.throttled = 0
-        self.throttled_since: float | None = None
 
-    def after(self, error: TransientError) -> float:
-        """Return how long to wait before another attempt.
+async def _wait(error: TransientError, remote: RemoteObject, patience: Patience, tools: Tools) -> None:
+    """Wait until it is time for another attempt.
 
-        Raises:
-            ObjectError: There is none left.
-        """
-        tools = self.tools
-        if isinstance(error, ThrottledError):
-            self.throttled += 1
-            self.throttled_since = tools.now() if self.throttled_since is None else self.throttled_since
-            if tools.now() - self.throttled_since > THROTTLED_SECONDS_MAX:
-                raise ObjectError(Reason.RETRIES_EXHAUSTED, str(error)) from error
-            pause = throttle_seconds(self.throttled, error.retry_after_seconds, tools.chance)
-            tools.report(Retrying(self.remote, self.attempts + 1, str(error), pause, throttled=True))
-        else:
-            self.attempts += 1
-            self.mismatches += isinstance(error, DigestMismatchError)
-            if self.attempts >= tools.settings.attempts or self.mismatches >= MISMATCHES_MAX:
-                raise ObjectError(error.reason, f"{error}, in {self.attempts} attempts") from error
-            pause = backoff_seconds(self.attempts, tools.chance)
-            tools.report(Retrying(self.remote, self.attempts, str(error), pause, throttled=False))
-        return pause
+    Raises:
+        ObjectError: There is to be none.
+    """
+    pause = patience.after(error)
+    if pause is None:
+        raise ObjectError(error.reason, f"{error}, in {patience.attempts} attempts") from error
+    throttled = isinstance(error, ThrottledError)
+    tools.report(Retrying(remote, patience.attempts + throttled, str(error), pause, throttled))
+    await tools.sleep(pause)
 
 
 async def _settled(error: ObjectError, remote: RemoteObject, tools: Tools) -> ObjectError:
@@ -238,7 +218,7 @@ async def check(decision: Check, tools: Tools) -> VerifiedBy | None:
         RunError: The credentials or the endpoint are at fault.
     """
     remote = decision.remote
-    patience = _Patience(remote, tools)
+    patience = _patience(tools)
     async with _opened(path_of(remote.key, tools.group), tools) as descriptor:
         md5 = await tools.disk.run(lambda: md5_of(chunks_of(descriptor)))
         while True:
@@ -257,7 +237,7 @@ async def check(decision: Check, tools: Tools) -> VerifiedBy | None:
             except ObjectError as error:
                 raise await _settled(error, remote, tools) from error
             except TransientError as error:  # A server that hiccups is no reason to fetch what may be there.
-                await tools.sleep(patience.after(error))
+                await _wait(error, remote, patience, tools)
         if verified_by is VerifiedBy.SIZE:
             return None
         await tools.disk.run(lambda: tools.destination.adopt(descriptor, remote.modified_ns))

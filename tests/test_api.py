@@ -359,7 +359,7 @@ def test_an_endpoint_that_is_not_there_is_not_waited_for(monkeypatch: pytest.Mon
     def never(*_: object) -> float:
         raise AssertionError
 
-    monkeypatch.setattr("nccid_fetch.listing.backoff_seconds", never)
+    monkeypatch.setattr("nccid_fetch.retry.backoff_seconds", never)
     with closing(socket.socket()) as deaf:  # Bound, so that nobody else gets the port, and not listening.
         deaf.bind(("127.0.0.1", 0))
         objects = Warehouse(endpoint_url=f"http://127.0.0.1:{deaf.getsockname()[1]}").objects("ct")

@@ -16,8 +16,8 @@ LINES_MAX = 450
 # every import runs down, there are no cycles, and a module that rises has drawn something in: look why, then move it.
 # `nccid_fetch` itself is the door: it names what is public, loads it when it is asked for, and has no rank.
 RANKS = (
-    ("warehouse", "errors", "retry", "digests", "disk", "durability", "cli", "store"),
-    ("model", "keys", "settings", "demo"),
+    ("warehouse", "errors", "digests", "disk", "durability", "cli", "store"),
+    ("model", "keys", "retry", "settings", "demo"),
     (
         *("decisions", "events", "journal", "planfile", "staging", "walk"),
         *("store.answers", "store.protocol", "store.session", "demo.synthetic"),

@@ -197,7 +197,7 @@ def test_an_endpoint_that_is_not_there_is_5_at_once(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: list[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("nccid_fetch.listing.backoff_seconds", never)  # No pause: it is not asked twice.
+    monkeypatch.setattr("nccid_fetch.retry.backoff_seconds", never)  # No pause: it is not asked twice.
     with closing(socket.socket()) as deaf:  # Bound, so that nobody else gets the port, and not listening.
         deaf.bind(("127.0.0.1", 0))
         host, port = deaf.getsockname()

@@ -25,8 +25,9 @@ from nccid_fetch.errors import (
     TransientError,
     UnreachableError,
 )
-from nccid_fetch.listing import EMPTY_PAGES_MAX, THROTTLED_SECONDS_MAX, Listing, survey
+from nccid_fetch.listing import EMPTY_PAGES_MAX, Listing, survey
 from nccid_fetch.model import ETag, PartState, RemoteObject
+from nccid_fetch.retry import THROTTLED_SECONDS_MAX
 from nccid_fetch.settings import Source
 from nccid_fetch.store import pages
 from nccid_fetch.store.pages import Lister, parse_page

@@ -15,13 +15,14 @@ from nccid_fetch.disk import Disk
 from nccid_fetch.errors import AccessError, ObjectError, Reason
 from nccid_fetch.events import Event, Received, Retrying
 from nccid_fetch.model import ETag, RemoteObject, VerifiedBy
+from nccid_fetch.retry import MISMATCHES_MAX, THROTTLED_SECONDS_MAX
 from nccid_fetch.settings import Settings, Source, Transport, Verify
 from nccid_fetch.staging import StagedFile
 from nccid_fetch.store.pages import Lister
 from nccid_fetch.store.protocol import WHOLE_BYTES_MAX, Facts
 from nccid_fetch.store.reference import ReferenceReader
 from nccid_fetch.store.session import open_session
-from nccid_fetch.transfer import MISMATCHES_MAX, Tools
+from nccid_fetch.transfer import Tools
 
 from .oracle import check_tree, fetch, files_of, md5_hex, records, remote_of, snapshot
 from .servers.scripted import (
@@ -548,7 +549,7 @@ def test_being_told_to_slow_down_for_ever_ends(bench: Bench, s3: ScriptedS3) -> 
     s3.script("get", Status(503, "SlowDown"), count=None)
     refused = bench.refusal(tools={"now": lambda: float(next(clock))}, transport=Transport.AIOBOTO3)
     assert refused is Reason.RETRIES_EXHAUSTED
-    assert s3.gets() <= 2 + transfer.THROTTLED_SECONDS_MAX / 100
+    assert s3.gets() <= 2 + THROTTLED_SECONDS_MAX / 100
 
 
 @BOTH
