@@ -3,6 +3,7 @@
 import hashlib
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -381,6 +382,21 @@ def test_an_endpoint_that_is_not_there_is_transient(make: Make) -> None:
         gone = server.endpoint_url
     with pytest.raises(RefusedError if make is fast else UnreachableError):
         talk(lambda session: read(make(session)), endpoint_url=gone)
+
+
+@pytest.mark.parametrize("answers", [0, 1])
+def test_a_fast_reader_that_never_gets_along_with_a_server_is_given_up(s3: ScriptedS3, answers: int) -> None:
+    """One that did once had a bad moment, and is asked again."""
+    s3.script("get", Status(500, "InternalError"), after=answers, count=None)
+
+    async def scenario(session: Session) -> bool:
+        reader = FastReader(session, connections=4)
+        for _ in range(12):
+            with suppress(RefusedError):
+                await read(reader)
+        return reader.can_read(KEY)
+
+    assert talk(scenario, s3) is bool(answers)
 
 
 # Keys
