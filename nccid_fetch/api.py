@@ -4,12 +4,12 @@ Each function has an `_async` twin. The plain ones work in a notebook too, whose
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine, Iterable
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypedDict, TypeVar, Unpack
+from typing import Any, TypedDict, TypeVar, Unpack, get_type_hints
 
 from . import operations
 from .errors import UsageError
@@ -76,6 +76,7 @@ async def fetch_async(
     **options: Unpack[FetchOptions],
 ) -> Summary:
     """Bring a destination in line with the bucket; see `fetch`."""
+    _known(options, FetchOptions)
     source, settings = _source(options), _settings(options, dest, parts)
     if parts and plan is not None:
         raise UsageError("parts and a plan do not go together", hint="the plan names its objects")
@@ -116,6 +117,7 @@ async def plan_async(
     *parts: str, dest: str | Path, report: Report | None = None, **options: Unpack[PlanOptions]
 ) -> Plan:
     """List and decide, and write nothing; see `plan`."""
+    _known(options, PlanOptions)
     source, settings = _source(options), _settings(options, dest, parts)
     tally = Tally()
     decisions: list[Decision] = []
@@ -149,6 +151,7 @@ class Warehouse:
     """
 
     def __init__(self, **options: Unpack[SourceOptions]) -> None:
+        _known(options, SourceOptions)
         self.source = _source(options)
 
     async def objects(self, prefix: str) -> AsyncGenerator[RemoteObject, None]:
@@ -178,7 +181,16 @@ def _source(options: SourceOptions) -> Source:
     return Source(**{name: value for name, value in options.items() if name in _SOURCE_FIELDS})  # type: ignore[arg-type]
 
 
+def _known(options: Mapping[str, object], kinds: type) -> None:
+    """Refuse a misspelt option: left alone it would do nothing, and nobody would notice."""
+    for name in options:
+        if name not in get_type_hints(kinds):
+            raise UsageError(f"there is no option {name!r}", hint=f"one of: {', '.join(sorted(get_type_hints(kinds)))}")
+
+
 def _settings(options: PlanOptions | FetchOptions, dest: str | Path, parts: tuple[str, ...]) -> Settings:
+    if not str(dest):
+        raise UsageError("dest is empty", hint="name a folder; the present one is '.'")
     chosen: dict[str, Any] = {name: value for name, value in options.items() if name not in _SOURCE_FIELDS}
     if "stall" in chosen:
         chosen["stall_seconds"] = chosen.pop("stall")

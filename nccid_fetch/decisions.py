@@ -9,6 +9,8 @@ none     a file, same size        any          Check(unrecorded): hash it; equal
 yes      absent                   any          Fetch(vanished)
 yes      as recorded              differs      Fetch(etag_changed), replaced without more ado
 yes      as recorded              equal        Skip(unchanged); mtime follows a newer LastModified
+yes, by  as recorded              equal, an    Check(known_by_size), if only what is proved counts
+size                              MD5
 yes      not as recorded, other   any          Fetch(size_differs), the file set aside first
          size than the object
 yes      not as recorded, same    any          Check(locally_changed)
@@ -27,7 +29,7 @@ With `--existing keep`, where the table sets a file aside it is left as it is: R
 """
 
 from .errors import Reason
-from .model import Check, Decision, Fetch, LocalFile, LocalKind, Record, Refuse, RemoteObject, Skip, Why
+from .model import Check, Decision, Fetch, LocalFile, LocalKind, Record, Refuse, RemoteObject, Skip, VerifiedBy, Why
 from .settings import Existing
 
 KEPT = "a file that differs from it has its name, and is kept"
@@ -40,7 +42,12 @@ IN_THE_WAY = {
 
 
 def decide(
-    remote: RemoteObject, record: Record | None, local: LocalFile | None, existing: Existing = Existing.CHECK
+    remote: RemoteObject,
+    record: Record | None,
+    local: LocalFile | None,
+    existing: Existing = Existing.CHECK,
+    *,
+    require_verified: bool = False,
 ) -> Decision:
     """Decide what one object needs; every row of the module's table is a test case.
 
@@ -49,6 +56,7 @@ def decide(
         record: What the journal remembers of its key, if anything.
         local: What the disk shows at its path, if anything.
         existing: What to do with files that no record vouches for.
+        require_verified: Only what is proved counts.
     """
     if local is None:
         return Fetch(remote, Why.MISSING if record is None else Why.VANISHED)
@@ -59,6 +67,8 @@ def decide(
     if record is not None and (local.size, local.modified_ns) == (record.size, record.modified_ns):
         if (record.etag, record.size) != (remote.etag, remote.size):
             return Fetch(remote, Why.ETAG_CHANGED, replaces=local)
+        if require_verified and record.verified_by is VerifiedBy.SIZE and remote.etag.md5 is not None:
+            return Check(remote, Why.KNOWN_BY_SIZE, local)
         return Skip(remote, retime=record if remote.modified_ns > record.modified_ns else None)
     if local.size == remote.size:
         return Check(remote, Why.UNRECORDED if record is None else Why.LOCALLY_CHANGED, local)

@@ -14,7 +14,7 @@ import os
 import stat
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import count
@@ -259,7 +259,8 @@ class Destination(Tree):
     def _make_way(self, folder_fd: int, placement: Placement) -> None:
         """Set aside a file that no record vouches for, unless it has the very bytes that replace it."""
         name = placement.path[-1]
-        if placement.staged.md5 is not None and _md5_at(folder_fd, name) == placement.staged.md5:
+        md5 = placement.staged.md5 or md5_of(placement.staged.chunks())
+        if _md5_at(folder_fd, name) == md5:
             return
         if self._settings.existing is Existing.KEEP:
             raise ObjectError(Reason.CONFLICT, KEPT)
@@ -313,7 +314,8 @@ def _folds_names(folder_fd: int) -> bool:
         others = (probe.lower(), unicodedata.normalize("NFD", probe))
         return any(look_at(folder_fd, other) is not None for other in others)
     finally:
-        os.unlink(probe, dir_fd=folder_fd)
+        with suppress(FileNotFoundError):  # A run that began in the same moment has cleared it away.
+            os.unlink(probe, dir_fd=folder_fd)
 
 
 @contextmanager

@@ -114,6 +114,7 @@ class Why(StrEnum):
     UNRECORDED = "unrecorded"
     LOCALLY_CHANGED = "locally_changed"
     UNCHANGED = "unchanged"
+    KNOWN_BY_SIZE = "known_by_size"
 
 
 @dataclass(frozen=True, slots=True)

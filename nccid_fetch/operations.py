@@ -18,7 +18,7 @@ from .events import PartsKnown, Report
 from .journal import Journal
 from .keys import key_filter
 from .listing import Listing, survey
-from .model import RemoteObject
+from .model import PartState, RemoteObject
 from .pipeline import Pages, plan_all, run
 from .planfile import parts_of_plan, read_plan
 from .planning import Planner
@@ -64,7 +64,7 @@ async def fetch(
             )
         )
         listing = Listing(Lister(session), LISTING_ATTEMPTS)
-        parts = await _parts(listing, source, asked, report)
+        parts = await _parts(listing, source, asked, report, planned=plan_file is not None)
         destination = stack.enter_context(open_destination(settings))
         if journal is None:
             journal = Journal.open(settings.dest, bucket=source.bucket, group=source.group, endpoint=session.endpoint)
@@ -89,6 +89,7 @@ async def fetch(
             journal_thread,
             report,
             settings.dest,
+            settings.require_verified,
         )
         reference = ReferenceReader(session)
         tools = Tools(
@@ -164,15 +165,25 @@ async def open_listing(source: Source, *, stall_seconds: float = 30.0) -> AsyncI
         yield Listing(Lister(session), LISTING_ATTEMPTS)
 
 
-async def _parts(listing: Listing, source: Source, asked: Sequence[str], report: Report) -> tuple[str, ...]:
+async def _parts(
+    listing: Listing, source: Source, asked: Sequence[str], report: Report, *, planned: bool = False
+) -> tuple[str, ...]:
     """Find out which parts can be listed, and report the others; none is an error."""
     states = await survey(listing, source.group, asked)
+    if planned:  # What a plan names and is there no more is gone, and said object by object.
+        states = {part: None if state is PartState.ABSENT else state for part, state in states.items()}
     closed = {part: state for part, state in states.items() if state is not None}
     report(PartsKnown(tuple(states), closed, named=bool(asked)))
     if len(closed) == len(states):
+        told = ", ".join(f"{part} is {state}" for part, state in closed.items())
+        if PartState.DENIED in closed.values():
+            raise AccessError(
+                f"nothing of what was asked for may be listed: {told}",
+                hint="check --profile; NCCID grants access part by part",
+            )
         raise AccessError(
-            f"nothing of what was asked for may be listed: {', '.join(f'{p} is {s}' for p, s in closed.items())}",
-            hint="check --profile, --group and --bucket; NCCID grants access part by part",
+            f"nothing of what was asked for is in group {source.group} of {source.bucket}: {told}",
+            hint="check --group and --bucket",
         )
     return tuple(part for part, state in states.items() if state is None)
 

@@ -15,12 +15,14 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from itertools import islice
 
 from .commit import Committer, Ending
 from .decisions import Nesting, displace
 from .destination import destination_error
 from .errors import EndpointError, ListingDeniedError, ObjectError, Reason, decisive
 from .events import Adopted, Failed, Fetched, ListingEnded, Report
+from .keys import is_folder_marker
 from .model import Check, Decision, Fetch, PartState, Refuse, RemoteObject
 from .planning import Planner
 from .transfer import Tools, check, fetch
@@ -90,13 +92,26 @@ async def run(pages: Pages, planner: Planner, tools: Tools, committer: Committer
         causes.append(group)
     finally:
         committer.close()
-        await asyncio.wait([committing])
+        await _ended(committing)
         unplaced = committing.exception()
     if unplaced is not None:
         causes.append(unplaced)  # It counts also where something else had ended the run by then.
     if causes:
         whole = BaseExceptionGroup("the run ended", causes)
         raise decisive(whole) from whole
+
+
+async def _ended(task: "asyncio.Task[None]") -> None:
+    """Wait for a task to end, also through a cancellation, which then takes its effect."""
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        task.exception()  # Seen; whoever cancelled comes first.
+        raise cancelled
 
 
 async def _flow(
@@ -160,8 +175,9 @@ async def _produce(
     try:
         async with aclosing(objects):
             async for page in objects:
+                there = (remote.key for remote in page if not is_folder_marker(remote.key, remote.size))
+                listed.update(part_of(key, planner.group) for key in islice(there, 1))
                 decisions = await planner.plan(page, nesting)
-                listed.update(part_of(decision.remote.key, planner.group) for decision in decisions[:1])
                 if not await deal(decisions) and len(parts) == 1:
                     return
     except ListingDeniedError:

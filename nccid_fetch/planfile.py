@@ -18,7 +18,7 @@ from typing import TextIO
 from .errors import UsageError
 from .model import Check, Decision, ETag, Fetch, Refuse, RemoteObject, Skip
 from .settings import Source
-from .warehouse import part_of
+from .warehouse import group_prefix, part_of
 
 SCHEMA = "nccid-fetch/plan/1"
 _MS = 1_000_000
@@ -73,7 +73,13 @@ def read_plan(path: Path, source: Source) -> Iterator[RemoteObject]:
                 )
             for number, line in enumerate(lines, start=2):
                 if line.strip():
-                    yield _remote(path, number, _line(path, number, line))
+                    remote = _remote(path, number, _line(path, number, line))
+                    if not remote.key.startswith(group_prefix(source.group)) or remote.key.count("/") < 2:
+                        raise UsageError(
+                            f"{path}, line {number}: the key is in no part of {source.group}",
+                            hint="make the plan again",
+                        )
+                    yield remote
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} cannot be read: {error}", hint="check --plan") from error
 

@@ -33,6 +33,7 @@ class Planner:
         journal_thread: The one thread that uses the journal.
         report: Who wants to know.
         dest: The destination's path, for messages.
+        require_verified: Only what is proved counts.
     """
 
     group: str
@@ -44,6 +45,7 @@ class Planner:
     journal_thread: Disk
     report: Report
     dest: Path
+    require_verified: bool = False
 
     async def plan(self, objects: Sequence[RemoteObject], nesting: Nesting) -> list[Decision]:
         """Decide what each object of a page needs, and report the page.
@@ -79,7 +81,9 @@ class Planner:
             elif parent is not None:
                 decision = Refuse(remote, Reason.CONFLICT, f"one of its folders has the name of the object {parent}")
             else:
-                decision = decide(remote, records.get(remote.key), local, self.existing)
+                decision = decide(
+                    remote, records.get(remote.key), local, self.existing, require_verified=self.require_verified
+                )
             if not isinstance(decision, Refuse):
                 nesting.add(remote.key)
             decisions.append(decision)

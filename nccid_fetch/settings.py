@@ -89,6 +89,8 @@ class Source:
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise UsageError(f"--endpoint-url {url!r} is not an http(s) URL", hint="for example https://s3.example.org")
+        if parts.username or parts.password:
+            raise UsageError("--endpoint-url has a name or a password in it", hint="credentials go into a profile")
         if parts.scheme == "http" and not self.allow_http and not _is_loopback(parts.hostname):
             raise UsageError(
                 f"the endpoint {parts.hostname} is not reached over https, so anyone on the way could read the data",

@@ -56,7 +56,8 @@ class Staging:
         for staged in tuple(self.open_files):
             staged.close()
         for name in os.listdir(self.folder_fd):  # noqa: PTH208 - a descriptor has no path.
-            with suppress(IsADirectoryError, PermissionError):  # A folder, as Linux and macOS say it: none of ours.
+            # A folder is none of ours: so say Linux and macOS. What is gone was the probe of a run that is refused now.
+            with suppress(FileNotFoundError, IsADirectoryError, PermissionError):
                 os.unlink(name, dir_fd=self.folder_fd)
 
 

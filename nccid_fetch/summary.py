@@ -60,6 +60,13 @@ class PartTally:
     settled: Count = field(default_factory=Count)
     message: str | None = None
 
+    def end(self, *, planned: bool) -> PartState:
+        """Return how the part ended: a listing that is complete does not make it so while objects are left over."""
+        if self.state is None:
+            return PartState.STOPPED
+        left_over = self.settled.objects < self.listed.objects
+        return PartState.STOPPED if self.state is PartState.COMPLETE and left_over and not planned else self.state
+
 
 @dataclass(slots=True)
 class Tally:
@@ -161,15 +168,21 @@ class Tally:
                 if len(self.failures) < FAILURES_MAX:
                     self.failures.append(outcome)
 
-    def exit_code(self, settings: Settings) -> int:
-        """Return the exit code of a run that was not ended by an error: 4, 5, 1, 3 or 0, in this order."""
+    def misses_access(self, settings: Settings) -> bool:
+        """Say whether something that was asked for may not be had, or nothing of it is there."""
         states = [part.state for part in self.parts.values()]
         denied = PartState.DENIED in states
         nothing = all(state in {PartState.DENIED, PartState.EMPTY, PartState.ABSENT} for state in states)
-        if nothing or self.denied_later or (denied and (settings.strict or self.named)):
+        return bool(states) and (nothing or self.denied_later or (denied and (settings.strict or self.named)))
+
+    def exit_code(self, settings: Settings) -> int:
+        """Return the exit code of a run that was not ended by an error: 4, 5, 2, 1, 3 or 0, in this order."""
+        if self.misses_access(settings):
             return 4
         if self.listing_failed:
             return 5
+        if not self.listed.objects and (settings.include or settings.exclude):
+            return 2
         if self.failed or self.refused:
             return 1
         if settings.require_verified and (self.verified[VerifiedBy.SIZE] or self.known_by_size):
@@ -230,7 +243,7 @@ class Summary:
             "failed": {"objects": tally.failed},
             "verified": {proof.label: tally.verified[proof] for proof in VerifiedBy},
             "parts": {
-                name: {"state": str(part.state or PartState.STOPPED), "listed": part.listed.as_dict()}
+                name: {"state": str(part.end(planned=self.planned)), "listed": part.listed.as_dict()}
                 for name, part in tally.parts.items()
             },
             "failures": [

@@ -31,13 +31,13 @@ from .errors import (
 )
 from .events import Received, Report, Retrying
 from .keys import path_of
-from .model import Check, Chunk, RemoteObject, VerifiedBy
+from .model import Check, Chunk, RemoteObject, VerifiedBy, Why
 from .proof import prove
 from .retry import Patience
 from .settings import Settings, Verify
 from .staging import StagedFile, chunks_of
 from .store.pages import Lister
-from .store.protocol import WHOLE_BYTES_MAX, Reader
+from .store.protocol import WHOLE_BYTES_MAX, Facts, Reader
 from .store.reference import ReferenceReader
 
 SLOW_SECONDS = 60.0
@@ -104,6 +104,7 @@ class _Transfer:
         self.remote = remote
         self.tools = tools
         self.staged = self._new_staged()
+        self.facts: Facts | None = None
 
     async def run(self) -> tuple[StagedFile, VerifiedBy]:
         tools = self.tools
@@ -122,7 +123,18 @@ class _Transfer:
                 await _wait(error, self.remote, patience, tools)
 
     async def _attempt(self, reader: Reader) -> VerifiedBy:
-        """Make one attempt, going on where the staged file ends."""
+        """Make one attempt, going on where the last one ended: within the body, or at its proof."""
+        staged, tools = self.staged, self.tools
+        if not staged.is_sealed:
+            await self._receive(reader)
+        if staged.md5 is None:
+            return VerifiedBy.SIZE
+        return await prove(
+            self.remote, staged.md5, staged.chunks, facts=self.facts, reference=tools.reference, disk=tools.disk
+        )
+
+    async def _receive(self, reader: Reader) -> None:
+        """Bring what is missing of the body, and seal the staged file."""
         remote, staged, tools = self.remote, self.staged, self.tools
         start = staged.size
         async with reader.get(remote, start) as body:
@@ -134,7 +146,7 @@ class _Transfer:
                 )
             if body.length != remote.size - start:
                 raise ShortBodyError(f"the server promised {start + body.length} bytes, and listed {remote.size}")
-            facts = body.facts
+            self.facts = body.facts
             chunks = body.chunks()
             while (chunk := await self._next(chunks)) is not None:
                 received = len(chunk)
@@ -149,9 +161,6 @@ class _Transfer:
             raise ShortBodyError(f"the body ended after {staged.size} of {remote.size} bytes")
         if not staged.is_sealed:
             await tools.disk.run(lambda: staged.seal(remote.modified_ns))
-        if staged.md5 is None:
-            return VerifiedBy.SIZE
-        return await prove(remote, staged.md5, staged.chunks, facts=facts, reference=tools.reference, disk=tools.disk)
 
     async def _next(self, chunks: AsyncIterator[Chunk]) -> Chunk | None:
         """Return the next chunk, or None at the end.
@@ -167,10 +176,10 @@ class _Transfer:
             raise TransientError(f"the body came at less than {SLOW_BYTES_PER_SECOND} bytes a second") from None
 
     async def _keep_or_discard(self, error: TransientError) -> None:
-        """Keep what a large body brought before it broke off; begin anew after anything else."""
-        whole = isinstance(error, DigestMismatchError | ShortBodyError | RangeIgnoredError)
-        resumable = 0 < self.staged.size < self.remote.size and self.remote.size > WHOLE_BYTES_MAX
-        if whole or not resumable:
+        """Keep a whole body whose proof was interrupted, and what a large one brought before it broke off."""
+        wrong = isinstance(error, DigestMismatchError | ShortBodyError | RangeIgnoredError)
+        is_large = self.remote.size > WHOLE_BYTES_MAX
+        if wrong or not (self.staged.is_sealed or (is_large and self.staged.size)):
             await self.tools.disk.run(self.staged.discard)
             self.staged = self._new_staged()
 
@@ -190,7 +199,9 @@ async def _wait(error: TransientError, remote: RemoteObject, patience: Patience,
     """
     pause = patience.after(error)
     if pause is None:
-        raise ObjectError(error.reason, f"{error}, in {patience.attempts} attempts") from error
+        raise ObjectError(
+            error.reason, f"{error}, in {patience.attempts} attempt{'' if patience.attempts == 1 else 's'}"
+        ) from error
     throttled = isinstance(error, ThrottledError)
     tools.report(Retrying(remote, patience.attempts + throttled, str(error), pause, throttled))
     await tools.sleep(pause)
@@ -211,7 +222,8 @@ async def check(decision: Check, tools: Tools) -> VerifiedBy | None:
     """Hash the file that is there, and adopt it if it is the object.
 
     Returns:
-        How it was proved, or None if it differs, or nothing can prove it: then it has to be fetched.
+        How it was proved, or None if it differs, or nothing can prove it: then it has to be fetched. What a record
+        vouches for by its size is left as it is where nothing can prove it.
 
     Raises:
         ObjectError: It cannot be read or adopted.
@@ -238,7 +250,7 @@ async def check(decision: Check, tools: Tools) -> VerifiedBy | None:
                 raise await _settled(error, remote, tools) from error
             except TransientError as error:  # A server that hiccups is no reason to fetch what may be there.
                 await _wait(error, remote, patience, tools)
-        if verified_by is VerifiedBy.SIZE:
+        if verified_by is VerifiedBy.SIZE and decision.why is not Why.KNOWN_BY_SIZE:
             return None
         await tools.disk.run(lambda: tools.destination.adopt(descriptor, remote.modified_ns))
     return verified_by
@@ -247,15 +259,21 @@ async def check(decision: Check, tools: Tools) -> VerifiedBy | None:
 @asynccontextmanager
 async def _opened(path: tuple[str, ...], tools: Tools) -> AsyncIterator[int]:
     """Open a file of the tree for as long as it is looked at."""
-    descriptor = await tools.disk.run(lambda: tools.destination.open_file(path))
+    opened: list[int] = []
+
+    def close() -> None:
+        for descriptor in opened:
+            os.close(descriptor)
+
     try:
-        yield descriptor
+        await tools.disk.run(lambda: opened.append(tools.destination.open_file(path)))
+        yield opened[0]
     except asyncio.CancelledError:
-        # A thread may still be reading, and by then the number might be another file's.
-        tools.disk.at_end(lambda: os.close(descriptor))
+        # A thread may still be opening it or reading, and by then the number might be another file's.
+        tools.disk.at_end(close)
         raise
     except BaseException:
-        os.close(descriptor)
+        close()
         raise
     else:
-        os.close(descriptor)
+        close()

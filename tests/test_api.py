@@ -280,11 +280,15 @@ def test_a_wrong_option_is_a_usage_error_that_names_it(options: Any, tmp_path: P
     assert not (tmp_path / "new").exists()
 
 
-def test_an_unknown_part_is_a_usage_error_and_an_unknown_option_pythons_own(tmp_path: Path) -> None:
+def test_an_unknown_part_and_an_unknown_option_are_usage_errors(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no part 'cat'"):
         fetch("cat", dest=tmp_path)
-    with pytest.raises(TypeError, match="speed"):
+    with pytest.raises(UsageError, match="no option 'speed'"):
         fetch(dest=tmp_path, speed=9)  # type: ignore[call-arg]
+    with pytest.raises(UsageError, match="no option 'dest'"):
+        Warehouse(dest=tmp_path)  # type: ignore[call-arg]
+    with pytest.raises(UsageError, match="dest is empty"):
+        fetch(dest="")
 
 
 def test_what_ends_a_run_is_raised_as_what_it_is(

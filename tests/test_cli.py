@@ -515,7 +515,7 @@ def test_every_option_can_be_given_in_the_environment(cli: Cli, monkeypatch: pyt
     """All but those of the demo itself, which is not to fill the folder that a shell is set up for."""
     monkeypatch.setenv("COLUMNS", "200")
     shown = cli(command, "--help").out
-    own = {"--help", "--serve", "--dest"} if command == "demo" else {"--help"}
+    own = {"--help", "--version"} | ({"--serve", "--dest"} if command == "demo" else set())
     for name in set(re.findall(r"^│\s+(--[a-z-]+)", shown, re.MULTILINE)) - own:
         assert f"[env var: NCCID_FETCH_{name[2:].upper().replace('-', '_')}" in shown
 
@@ -591,7 +591,9 @@ def test_a_named_part_that_is_denied_is_4_and_the_rest_is_in_place(cli: Cli, s3:
     grant_ct_and_data(s3)
     ended = cli("get", "ct", "mri", "--dest", dest)
     assert ended.code == 4
-    assert ended.errors == ["error: mri is denied: the credentials may not list it"]
+    assert ended.errors == [
+        "error: mri is denied: the credentials may not list it; choose another --profile, or ask NCCID for access"
+    ]
     assert files(dest) == expected("training/ct/")
 
 
@@ -811,3 +813,55 @@ def test_a_signal_ends_a_run_with_its_code_and_a_summary(
     assert ended.code == code
     assert ended.json["exit_code"] == code
     assert ended.errors == [f"error: stopped by {number.name}; what was verified is in place"]
+
+
+def test_a_plan_gets_its_name_only_when_it_is_whole(cli: Cli, s3: ScriptedS3, tmp_path: Path) -> None:
+    """Half a plan would be carried out as a whole one, and an old one is worth more than the beginning of a new one."""
+    s3.put("training/ct/Covid0000/a", b"a")
+    file = tmp_path / "plan.jsonl"
+    file.write_text("an older plan")
+    assert cli("plan", "ct", "--dest", tmp_path / "dest", "--output", file, "--profile", "nobody").code == 2
+    s3.script("list", Page(b"<html/>"), key="training/ct/")
+    assert cli("plan", "ct", "--dest", tmp_path / "dest", "--output", file).code == 5
+    assert file.read_text() == "an older plan"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_plan_holds_pseudonyms_and_is_for_its_owner_alone(cli: Cli, s3: ScriptedS3, tmp_path: Path) -> None:
+    s3.put("training/ct/Covid0000/a", b"a")
+    file = tmp_path / "plan.jsonl"
+    assert cli("plan", "ct", "--dest", tmp_path / "dest", "--output", file).code == 0
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_device_stays_one_and_a_full_one_is_9(cli: Cli, s3: ScriptedS3, tmp_path: Path) -> None:
+    s3.put("training/ct/Covid0000/a", b"a")
+    assert cli("plan", "ct", "--dest", tmp_path / "dest", "--output", "/dev/null").code == 0
+    assert Path("/dev/null").is_char_device()
+    assert cli("plan", "ct", "--dest", tmp_path / "dest", "--output", "/dev/full").code == 9
+
+
+def test_a_filter_that_lets_nothing_through_is_2_with_an_example(cli: Cli, s3: ScriptedS3, tmp_path: Path) -> None:
+    s3.put("training/ct/Covid0000/a", b"a")
+    ended = cli("all", "--dest", tmp_path / "dest", "--include", "Covid0000/*", "--format", "json")
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.errors == ["error: no key matches --include and --exclude"]
+
+
+def test_what_may_not_be_had_outranks_what_cannot_be_reached(cli: Cli, s3: ScriptedS3, tmp_path: Path) -> None:
+    """4 before 5; and a part of which objects are left over is stopped, however complete its listing was."""
+    for number in range(40):
+        s3.put(f"training/ct/Covid0000/{number:02}", b"a")
+    s3.allow_list = lambda prefix, _: prefix.startswith("training/ct/")
+    s3.script("get", Drop(), count=None)
+    ended = cli(
+        "get", "ct", "data", "--dest", tmp_path / "dest", "--attempts", "1", "--format", "json", "--concurrency", 1
+    )
+    assert ended.code == ended.json["exit_code"] == 4
+    assert {part: told["state"] for part, told in ended.json["parts"].items()} == {"ct": "stopped", "data": "denied"}
+
+
+def test_credentials_in_an_endpoint_are_refused_and_not_shown(cli: Cli, tmp_path: Path) -> None:
+    ended = cli("all", "--dest", tmp_path / "dest", "--endpoint-url", "http://name:hunter2@127.0.0.1:1")
+    assert ended.code == 2
+    assert "hunter2" not in ended.out + ended.err

@@ -160,7 +160,7 @@ def test_nothing_shown_ever_jumps_back() -> None:
 
 def _share(run: Run, part: str) -> float | None:
     """What the bar of a part shows: None while it pulses."""
-    table = run.progress.render().renderables[0]  # type: ignore[union-attr]
+    table = run.progress.render().renderables[1]  # type: ignore[union-attr]
     bar = list(table.columns[1].cells)[list(run.tally.parts).index(part)]
     return None if bar.total is None else bar.completed / bar.total
 
@@ -177,7 +177,7 @@ def test_the_live_block_fits_its_terminal(width: int) -> None:
     rows = run.rendered(width).splitlines()
 
     assert max(map(len, rows)) <= width
-    ct, mri, xray, unknown, *line = rows
+    line, ct, mri, xray, unknown = rows
     assert ct.split()[0] == "ct"
     assert "100/1,234" in ct
     assert "1.2 GB" in ct
@@ -185,7 +185,8 @@ def test_the_live_block_fits_its_terminal(width: int) -> None:
     assert mri.rstrip().endswith("listing...")
     assert xray.rstrip().endswith("denied")
     assert unknown.rstrip().endswith("empty")
-    assert " ".join(line).split() == (run.progress.line() + ", 1m 05s so far").split()
+    whole = run.progress.line() + ", 1m 05s"
+    assert line.rstrip() == whole if len(whole) <= width else line.rstrip().endswith("…")
 
 
 def test_the_name_of_a_part_cannot_speak_to_the_terminal_nor_to_rich() -> None:

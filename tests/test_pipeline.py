@@ -769,3 +769,78 @@ def test_a_plan_whose_parts_alternate_is_carried_out_in_one_pass(s3: ScriptedS3,
         "data": PartState.COMPLETE,
     }
     assert check_tree(dest, objects) == set(objects)
+
+
+def test_a_listing_denied_later_is_4_also_where_the_filter_hid_its_first_page(s3: ScriptedS3, dest: Path) -> None:
+    s3.put("training/data/a", b"a")
+    for number in range(1500):
+        s3.put(f"training/ct/Covid{number:04}/a", b"a")
+    s3.script("list", Status(403, "AccessDenied"), key="training/ct/", after=1, count=None)
+    run = fetch(s3, dest, include=("data/*", "ct/Covid14*"))
+    assert run.exit_code == 4
+    assert run.tally.parts["ct"].state is PartState.FAILED
+
+
+def test_a_filter_that_lets_nothing_through_is_an_error_and_empties_no_part(s3: ScriptedS3, dest: Path) -> None:
+    stock(s3, 3)
+    run = fetch(s3, dest, "data", include=("Covid*",))
+    assert run.exit_code == 2
+    assert run.tally.parts["data"].state is PartState.COMPLETE
+
+
+def test_a_plan_of_a_part_that_is_gone_fails_object_by_object(s3: ScriptedS3, dest: Path, tmp_path: Path) -> None:
+    plan = tmp_path / "plan.jsonl"
+    stock(s3, 1)
+    keys = stock(s3, 5, "ct")
+    with plan.open("w") as out:
+        write_header(out, Source())
+        for key in keys:
+            write_decision(out, Fetch(remote_of(s3, key), Why.MISSING))
+            s3.delete(key)
+    run = fetch(s3, dest, plan_file=plan)
+    assert run.exit_code == 1
+    assert set(run.reasons.values()) == {"gone"}
+    assert len(run.reasons) == 5
+
+
+@pytest.mark.parametrize("key", ["validation/ct/a", "training/a", "trainingX/ct/a"])
+def test_a_plan_with_a_key_of_no_part_is_refused(s3: ScriptedS3, dest: Path, tmp_path: Path, key: str) -> None:
+    plan = tmp_path / "plan.jsonl"
+    s3.put("training/ct/a", b"a")
+    with plan.open("w") as out:
+        write_header(out, Source())
+        write_decision(out, Fetch(remote_of(s3, "training/ct/a")._replace(key=key), Why.MISSING))
+    assert fetch(s3, dest, plan_file=plan).exit_code == 2
+    assert not dest.exists()
+
+
+def test_a_cancellation_during_the_last_commit_waits_for_it(
+    s3: ScriptedS3, dest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing that is in place may stay unrecorded because somebody was impatient at the very end."""
+    keys = stock(s3, 20)
+    publish = Destination.publish
+    inside, go_on = threading.Event(), threading.Event()
+
+    def slow(self: Destination, batch: Any) -> Any:
+        results = publish(self, batch)
+        inside.set()
+        assert go_on.wait(20)
+        return results
+
+    monkeypatch.setattr(Destination, "publish", slow)
+    monkeypatch.setattr(commit, "BATCH_SECONDS", 60.0)
+
+    async def scenario() -> None:
+        run = asyncio.ensure_future(fetching(s3, dest))
+        await asyncio.to_thread(inside.wait, 20)
+        run.cancel()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not run.done()
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await run
+
+    asyncio.run(scenario())
+    assert check_tree(dest, snapshot(s3)) == set(keys) == set(records(dest))

@@ -63,7 +63,7 @@ def test_a_line_says_what_was_decided_and_why(decision: Decision, action: str, r
 
 REMOTES = st.builds(
     RemoteObject,
-    st.text(st.characters(categories=None), max_size=30),
+    st.text(st.characters(categories=None), max_size=30).map("training/ct/{}".format),
     st.integers(0, 5 << 40),
     st.sampled_from(["", "0" * 32, "0" * 32 + "-3", "\u00e9\u2028"]).map(ETag),
     st.integers(0, 10**13).map(lambda ms: ms * 1_000_000),

@@ -203,8 +203,23 @@ def test_require_verified_is_not_met_by_what_an_earlier_run_knew_by_size_alone(s
     s3.put(KEY, DATA, etag=OPAQUE, headers=KMS)
     assert fetch(s3, dest).exit_code == 0
     run = fetch(s3, dest, require_verified=True)
-    assert run.tally.skipped.objects == 1
     assert run.exit_code == 3
+    assert s3.gets() == 1, "nothing can prove it, so it is not downloaded again to be just as little proved"
+
+
+def test_require_verified_proves_what_an_earlier_run_took_by_its_size(s3: ScriptedS3, dest: Path) -> None:
+    s3.put(KEY, DATA)
+    assert proof_of(fetch(s3, dest, verify=Verify.SIZE)) is VerifiedBy.SIZE
+    run = fetch(s3, dest, require_verified=True)
+    assert (run.exit_code, run.tally.adopted.objects, s3.gets()) == (0, 1, 1)
+    assert fetch(s3, dest, require_verified=True).tally.skipped.objects == 1
+
+
+def test_a_head_that_hiccups_costs_no_body(s3: ScriptedS3, dest: Path) -> None:
+    s3.put(KEY, DATA, parts=UNIFORM)
+    s3.script("head", Status(503, "SlowDown"), count=3)
+    assert proof_of(fetch(s3, dest)) is VerifiedBy.MULTIPART_MD5
+    assert s3.gets() == 1
 
 
 # --- Found on disk --------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """The progress of a run: a live block on a terminal, one plain line a minute elsewhere."""
 
 import asyncio
+import os
 import sys
 import time
 from collections import deque
@@ -78,10 +79,17 @@ class Progress:
     def _eta(self, rate: float) -> str:
         if not self.tally.listing_is_complete:
             return "listing..."
-        left = self.tally.listed.bytes - self.tally.settled.bytes
-        if left <= 0:
+        tally, settled = self.tally, self.tally.settled
+        objects_left = tally.listed.objects - settled.objects
+        if objects_left <= 0:
             return ""
-        return f"{time_text(left / rate)} left" if rate > 0 else "waiting"
+        if rate <= 0:
+            return "waiting"
+        # Small objects take as long as their number, large ones as long as their bytes: the longer one is nearer.
+        by_bytes = (tally.listed.bytes - settled.bytes) / rate
+        settled_now = settled.objects - tally.skipped.objects
+        by_objects = objects_left * (self._now() - self._began) / settled_now if settled_now else 0.0
+        return f"{time_text(max(by_bytes, by_objects))} left"
 
     def render(self) -> "RenderableType":
         """Return the live block: a row per part, and the line."""
@@ -99,7 +107,7 @@ class Progress:
         for name, part in self.tally.parts.items():
             # While a part is listed its total grows, and a bar would jump back: so it only pulses.
             total = None if part.state is None else max(part.listed.bytes, 1)
-            bar = ProgressBar(total=total, completed=_done_bytes(part))
+            bar = ProgressBar(total=total, completed=_done_bytes(part)) if total is None or part.listed.objects else ""
             table.add_row(
                 Text(printable(name)),
                 bar,
@@ -108,7 +116,7 @@ class Progress:
                 _state(part),
             )
         elapsed = time_text(self._now() - self._began)
-        return Group(table, Text(f"{self.line()}, {elapsed} so far"))
+        return Group(Text(f"{self.line()}, {elapsed}", no_wrap=True, overflow="ellipsis"), table)
 
 
 def _done_bytes(part: PartTally) -> int:
@@ -126,7 +134,7 @@ async def shown(tally: Tally, *, quiet: bool) -> AsyncIterator[None]:
     progress = Progress(tally)
     if quiet:
         yield
-    elif sys.stderr.isatty():
+    elif sys.stderr.isatty() and os.environ.get("TERM") not in {"dumb", "unknown"}:
         from rich.console import Console  # noqa: PLC0415 - slow to import, and only terminals need it.
         from rich.live import Live  # noqa: PLC0415
 

@@ -1,7 +1,8 @@
 """`all`, `get` and `plan`: run, listen, sum up."""
 
-from collections.abc import Callable, Coroutine
-from contextlib import ExitStack
+import os
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
@@ -9,7 +10,7 @@ from typing import Any, TextIO
 import typer
 
 from nccid_fetch import operations
-from nccid_fetch.errors import UsageError
+from nccid_fetch.errors import AccessError, DestinationError, EndpointError, UsageError
 from nccid_fetch.events import Committed, Event, Failed, PagePlanned, Report, Retrying
 from nccid_fetch.planfile import write_decision, write_header
 from nccid_fetch.settings import Settings, Source
@@ -49,7 +50,7 @@ def plan(command: str, values: options.Values) -> None:
     source, settings = options.source_of(values), options.settings_of(values, values.get("parts") or ())
     output: Path | None = values.get("output")
     with ExitStack() as stack:
-        out = stack.enter_context(_writing(output)) if output is not None else None
+        out = stack.enter_context(_written_whole(output)) if output is not None else None
         if out is not None:
             write_header(out, source)
 
@@ -59,11 +60,34 @@ def plan(command: str, values: options.Values) -> None:
         _run(command, values, source, settings, work, planned=True)
 
 
-def _writing(path: Path) -> TextIO:
+@contextmanager
+def _written_whole(path: Path) -> Iterator[TextIO]:
+    """Write a file that gets its name only if the command ends with 0: half a plan would be carried out as a whole.
+
+    Raises:
+        UsageError: It cannot be made there.
+        DestinationError: It cannot be written to its end.
+    """
+    plain = not path.exists() or path.is_file()  # Not a pipe, and not /dev/null, which is to stay what it is.
+    part = path.with_name(f".{path.name}.part") if plain else path
     try:
-        return path.open("w", encoding="utf-8")
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise UsageError(f"--output {path} cannot be written: {error.strerror}", hint="name another file") from error
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as out:
+            yield out
+    except typer.Exit as end:
+        if end.exit_code == 0 and plain:
+            part.replace(path)
+        raise
+    except OSError as error:
+        raise DestinationError(
+            f"--output {path} cannot be written: {error.strerror}", hint="make room there"
+        ) from error
+    finally:
+        if plain:
+            part.unlink(missing_ok=True)
 
 
 def _also_written(report: Report, out: TextIO | None) -> Report:
@@ -96,7 +120,13 @@ def _run(
         raise
     except Exception as caught:  # noqa: BLE001 - whatever it is, the summary comes first.
         error = caught
+    if isinstance(error, EndpointError) and tally.misses_access(settings):
+        error.exit_code = AccessError.exit_code  # What may not be had outranks what could not be reached.
     code = tally.exit_code(settings) if error is None else getattr(error, "exit_code", 1)
+    if code == UsageError.exit_code:
+        raise UsageError(
+            "no key matches --include and --exclude", hint="patterns begin with the part: --include 'ct/Covid0000/*'"
+        )
     summary = Summary(command, source, settings, tally, started, datetime.now(UTC), code, planned)
     if spoken is Format.JSON:
         print_json(summary.as_dict())

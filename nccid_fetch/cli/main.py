@@ -5,11 +5,10 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
-from nccid_fetch import __version__
 from nccid_fetch.errors import UsageError
 
 from . import options
@@ -40,18 +39,8 @@ def _usage_error(error: Any) -> UsageError:  # noqa: ANN401 - typer does not exp
     return UsageError(f"{message[:1].lower()}{message[1:]}", hint=f"{command} --help shows what there is")
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
-        print(f"nccid-fetch {__version__}")
-        raise typer.Exit
-
-
 @app.callback()
-def _root(
-    _: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
-    ] = False,
-) -> None:
+def _root(_: options.Version = False) -> None:
     """Fetch the National COVID-19 Chest Imaging Database: resumable, and every byte verified."""
 
 

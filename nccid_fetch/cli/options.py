@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from nccid_fetch import warehouse
+from nccid_fetch import __version__, warehouse
 from nccid_fetch.settings import CONCURRENCY_MAX, Existing, Settings, Source, Transport, Verify
 
 from .output import Format
@@ -278,10 +278,22 @@ FETCH: OptionGroup = SELECT | {
     "stall": (Stall, "30s"),
     "group_readable": (GroupReadable, False),
 }
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"nccid-fetch {__version__}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+]
 OUTPUT: OptionGroup = {
     "format_": (OutputFormat, Format.AUTO),
     "verbose": (Verbose, False),
     "debug": (Debug, False),
+    "version": (Version, False),
 }
 
 Values = dict[str, Any]

@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from enum import StrEnum
 from typing import Any, TextIO
 
-from nccid_fetch.errors import AccessError, RunError
+from nccid_fetch.errors import AccessError, Reason, RunError
 from nccid_fetch.keys import printable
 from nccid_fetch.model import PartState, VerifiedBy
 from nccid_fetch.summary import Count, Summary
 
 _UNITS = ("B", "KB", "MB", "GB", "TB", "PB")
 _FAILURES_SHOWN = 10
+_ASK = "choose another --profile, or ask NCCID for access"
 
 
 class Format(StrEnum):
@@ -90,7 +91,7 @@ def print_summary(summary: Summary) -> None:
     print()
     rows: list[tuple[str, ...]] = [("part", "objects", "bytes", "state")]
     rows += [
-        (name, f"{part.listed.objects:,}", size_text(part.listed.bytes), str(part.state or PartState.STOPPED))
+        (name, f"{part.listed.objects:,}", size_text(part.listed.bytes), str(part.end(planned=summary.planned)))
         for name, part in tally.parts.items()
     ]
     rows.append(("all", f"{tally.listed.objects:,}", size_text(tally.listed.bytes), ""))
@@ -114,9 +115,12 @@ def print_summary(summary: Summary) -> None:
         more = tally.failed + tally.refused - _FAILURES_SHOWN
         if more > 0:
             print(f"  and {more:,} more; the table `failure` of the journal names them all")
-        print("Run the same command again to try them once more.")
+        if any(failed.reason in _PASSING for failed in tally.failures):
+            print("Run the same command again to try once more what may mend.")
 
 
+_PASSING = {Reason.CHANGED, Reason.RETRIES_EXHAUSTED, Reason.DIGEST_MISMATCH, Reason.SHORT_BODY, Reason.LOCAL_ERROR}
+"""Failures that another run may not have."""
 _PROOFS = {
     VerifiedBy.MD5: "MD5",
     VerifiedBy.MULTIPART_MD5: "multipart MD5",
@@ -143,18 +147,20 @@ def note_outcome(summary: Summary, *, quiet: bool, raised: bool) -> None:
             note(f"{level}: {text}")
     if quiet and not raised and summary.exit_code == 1:
         tally = summary.tally
-        note(f"error: {objects_text(tally.failed)} failed, and {tally.refused:,} refused; run the same command again")
+        failed = objects_text(tally.failed + tally.refused)
+        note(f"error: {failed} failed or were refused; the table `failure` of the journal names them all")
 
 
 def _remarks(summary: Summary, *, raised: bool) -> Iterator[tuple[str, str]]:
     states = {part.state for part in summary.tally.parts.values()}
     no_access = summary.exit_code == AccessError.exit_code and not raised
     denied = "error" if no_access else "note"
+    asked = f"; {_ASK}" if no_access else ""
     nothing_there = "error" if no_access and PartState.DENIED not in states else "note"
     for name, part in summary.tally.parts.items():
         match part.state:
             case PartState.DENIED:
-                yield denied, f"{name} is denied: {part.message or 'the credentials may not list it'}"
+                yield denied, f"{name} is denied: {part.message or 'the credentials may not list it'}{asked}"
             case PartState.ABSENT | PartState.EMPTY:
                 yield nothing_there, f"{name} is {part.state}: there are no objects in it"
             case PartState.FAILED:

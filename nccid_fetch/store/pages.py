@@ -114,7 +114,7 @@ class Lister:
             finally:
                 response.raw.release()
         except (EndpointConnectionError, ConnectTimeoutError, ProxyConnectionError, SSLError) as error:
-            raise UnreachableError(f"{endpoint} cannot be reached: {_last_line(error)}") from error
+            raise UnreachableError(f"{endpoint} cannot be reached") from error
         except BotoCoreError as error:
             raise TransientError(f"{endpoint} broke off a listing: {_last_line(error)}") from error
         return response.status_code, response.headers, body
