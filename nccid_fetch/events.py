@@ -77,6 +77,16 @@ class Retrying:
 
 
 @dataclass(frozen=True, slots=True)
+class ListingRetrying:
+    """A page of a listing did not come, and is asked for again after a pause."""
+
+    prefix: str
+    message: str
+    pause_seconds: float
+    throttled: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Fetched:
     """An object was downloaded, proved, put in place and recorded."""
 
@@ -111,5 +121,5 @@ class Committed:
     outcomes: Sequence[Outcome]
 
 
-Event = PartsKnown | PagePlanned | ListingEnded | Received | Retrying | Committed
+Event = PartsKnown | PagePlanned | ListingEnded | ListingRetrying | Received | Retrying | Committed
 Report = Callable[[Event], None]

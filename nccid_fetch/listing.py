@@ -7,12 +7,14 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from . import warehouse
-from .errors import EndpointError, ListingDeniedError, ListingError, TransientError, UnreachableError
+from .errors import EndpointError, ListingDeniedError, ListingError, ThrottledError, TransientError, UnreachableError
+from .events import ListingRetrying, Report
 from .model import PartState
 from .retry import Patience
 from .store.pages import Lister, Page
 
 FIRST_ATTEMPTS = 3
+FIRST_THROTTLED_SECONDS_MAX = 60.0
 """A run that has not begun does not wait long for an endpoint that is in trouble: somebody is there to see it."""
 EMPTY_PAGES_MAX = 1000
 """S3 may answer with a page without keys where many were deleted, but not for ever."""
@@ -25,6 +27,7 @@ class Listing:
     Attributes:
         lister: Asks for one page.
         attempts: Attempts per page.
+        report: Who wants to know of pages that have to be asked for again.
         sleep: Waits for seconds.
         chance: A number in [0, 1).
         now: Seconds on a clock that only goes forward.
@@ -32,6 +35,7 @@ class Listing:
 
     lister: Lister
     attempts: int
+    report: Report = field(default=lambda _: None)
     sleep: Callable[[float], Awaitable[None]] = field(default=asyncio.sleep)
     chance: Callable[[], float] = field(default=random.random)
     now: Callable[[], float] = field(default=time.monotonic)
@@ -77,7 +81,11 @@ class Listing:
         max_keys: int = 1000,
         wait_for_endpoint: bool = True,
     ) -> Page:
-        patience = Patience(self.attempts if wait_for_endpoint else FIRST_ATTEMPTS, self.chance, self.now)
+        patience = (
+            Patience(self.attempts, self.chance, self.now)
+            if wait_for_endpoint
+            else Patience(FIRST_ATTEMPTS, self.chance, self.now, throttled_seconds_max=FIRST_THROTTLED_SECONDS_MAX)
+        )
         while True:
             try:
                 return await self.lister.page(prefix, token=token, delimiter=delimiter, max_keys=max_keys)
@@ -88,6 +96,8 @@ class Listing:
                     raise EndpointError(
                         str(error), hint="check the network and --endpoint-url, then run the same command again"
                     ) from error
+                throttled = isinstance(error, ThrottledError)
+                self.report(ListingRetrying(prefix, str(error), pause, throttled))
                 await self.sleep(pause)
 
 

@@ -63,7 +63,7 @@ async def fetch(
                 stall_seconds=settings.stall_seconds,
             )
         )
-        listing = Listing(Lister(session), LISTING_ATTEMPTS)
+        listing = Listing(Lister(session), LISTING_ATTEMPTS, report)
         parts = await _parts(listing, source, asked, report, planned=plan_file is not None)
         destination = stack.enter_context(open_destination(settings))
         if journal is None:
@@ -135,7 +135,7 @@ async def plan(source: Source, settings: Settings, report: Report) -> None:
         session = await stack.enter_async_context(
             open_session(source, connections=LISTING_CONNECTIONS, stall_seconds=settings.stall_seconds)
         )
-        listing = Listing(Lister(session), LISTING_ATTEMPTS)
+        listing = Listing(Lister(session), LISTING_ATTEMPTS, report)
         parts = await _parts(listing, source, settings.parts, report)
         tree = stack.enter_context(open_tree(settings.dest))
         planner = Planner(

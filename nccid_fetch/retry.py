@@ -47,10 +47,19 @@ class Patience:
         attempts_max: Attempts in all.
         chance: Returns a number in [0, 1).
         now: Seconds on a clock that only goes forward.
+        throttled_seconds_max: How long it goes on being told to slow down.
     """
 
-    def __init__(self, attempts_max: int, chance: Callable[[], float], now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        attempts_max: int,
+        chance: Callable[[], float],
+        now: Callable[[], float],
+        *,
+        throttled_seconds_max: float = THROTTLED_SECONDS_MAX,
+    ) -> None:
         self.attempts = 0
+        self._throttled_seconds_max = throttled_seconds_max
         self._attempts_max = attempts_max
         self._chance = chance
         self._now = now
@@ -64,7 +73,7 @@ class Patience:
             self._throttled += 1
             if self._throttled_since is None:
                 self._throttled_since = self._now()
-            if self._now() - self._throttled_since > THROTTLED_SECONDS_MAX:
+            if self._now() - self._throttled_since > self._throttled_seconds_max:
                 return None
             return throttle_seconds(self._throttled, error.retry_after_seconds, self._chance)
         self.attempts += 1

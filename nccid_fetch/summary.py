@@ -14,6 +14,7 @@ from .events import (
     Failed,
     Fetched,
     ListingEnded,
+    ListingRetrying,
     PagePlanned,
     PartsKnown,
     Received,
@@ -103,7 +104,7 @@ class Tally:
             case Committed(outcomes):
                 for outcome in outcomes:
                     self._settle(outcome)
-            case Retrying():
+            case Retrying() | ListingRetrying():
                 self.retries += not event.throttled
                 self.throttled += event.throttled
             case PartsKnown(parts, states, named):

@@ -25,7 +25,8 @@ from nccid_fetch.errors import (
     TransientError,
     UnreachableError,
 )
-from nccid_fetch.listing import EMPTY_PAGES_MAX, Listing, survey
+from nccid_fetch.events import Event, ListingRetrying
+from nccid_fetch.listing import EMPTY_PAGES_MAX, FIRST_THROTTLED_SECONDS_MAX, Listing, survey
 from nccid_fetch.model import ETag, PartState, RemoteObject
 from nccid_fetch.retry import THROTTLED_SECONDS_MAX
 from nccid_fetch.settings import Source
@@ -624,3 +625,39 @@ def test_no_error_that_only_a_retry_loop_understands_leaves_a_listing(error: Ncc
 
     with pytest.raises(EndpointError):
         run(go())
+
+
+def test_pages_that_have_to_be_asked_for_again_are_reported() -> None:
+    """A listing that waits in silence looks like one that hangs."""
+    told: list[Event] = []
+    clock = Clock()
+    with ScriptedS3() as s3:
+        s3.put("training/data/a", b"a")
+        s3.script("list", Status(503, "SlowDown", headers={"Retry-After": "7"}))
+        s3.script("list", Status(500, "InternalError"))
+
+        async def scenario() -> None:
+            async with open_session(Source(endpoint_url=s3.endpoint_url), connections=4, stall_seconds=5) as session:
+                listing = Listing(Lister(session), 3, told.append, clock.sleep, lambda: 0.0, clock.now)
+                assert [page async for page in listing.pages("training/data/")]
+
+        run(scenario())
+    assert [(event.prefix, event.throttled) for event in told if isinstance(event, ListingRetrying)] == [
+        ("training/data/", True),
+        ("training/data/", False),
+    ]
+
+
+def test_a_run_that_has_not_begun_is_not_told_to_slow_down_for_long() -> None:
+    clock = Clock()
+    with ScriptedS3() as s3:
+        s3.script("list", Status(503, "SlowDown"), count=None)
+
+        async def scenario() -> None:
+            async with open_session(Source(endpoint_url=s3.endpoint_url), connections=4, stall_seconds=5) as session:
+                listing = Listing(Lister(session), 3, sleep=clock.sleep, chance=lambda: 0.0, now=clock.now)
+                await listing.first("training/")
+
+        with pytest.raises(EndpointError, match="asks to slow down"):
+            run(scenario())
+    assert clock.now() < 2 * FIRST_THROTTLED_SECONDS_MAX

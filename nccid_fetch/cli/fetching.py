@@ -11,7 +11,7 @@ import typer
 
 from nccid_fetch import operations
 from nccid_fetch.errors import AccessError, DestinationError, EndpointError, UsageError
-from nccid_fetch.events import Committed, Event, Failed, PagePlanned, Report, Retrying
+from nccid_fetch.events import Committed, Event, Failed, ListingRetrying, PagePlanned, Report, Retrying
 from nccid_fetch.planfile import write_decision, write_header
 from nccid_fetch.settings import Settings, Source
 from nccid_fetch.summary import Summary, Tally
@@ -145,6 +145,8 @@ def _also_told(report: Report) -> Report:
         match event:
             case Retrying(remote, attempt, message, pause):
                 note(f"retry: {remote.key}: attempt {attempt}: {message}; next in {pause:.1f}s")
+            case ListingRetrying(prefix, message, pause):
+                note(f"retry: the listing of {prefix}: {message}; next in {pause:.1f}s")
             case Committed(outcomes):
                 for outcome in outcomes:
                     if isinstance(outcome, Failed):
