@@ -39,7 +39,7 @@ Pages = Mapping[tuple[str, ...], AsyncGenerator[Sequence[RemoteObject], None]]
 
 
 @dataclass(slots=True)
-class _Tides:
+class _Breaker:
     """What workers learn together: which parts are closed to them, and whether the endpoint is still there."""
 
     denied: dict[str, int] = field(default_factory=dict)
@@ -119,7 +119,7 @@ async def _flow(
 ) -> None:
     """Let listings, workers and committer work, until all is dealt with or one of them fails."""
     queue: asyncio.Queue[Decision | None] = asyncio.Queue(QUEUE_OBJECTS)
-    tides = _Tides()
+    breaker = _Breaker()
 
     async def deal(decisions: Sequence[Decision]) -> bool:
         for decision in decisions:
@@ -128,13 +128,13 @@ async def _flow(
                     await queue.put(decision)  # Waits while the workers are behind: this is the back-pressure.
                 case Refuse(remote, reason, message):
                     await committer.put(Ending(Failed(remote, reason, message)))
-        return not decisions or part_of(decisions[0].remote.key, tools.group) not in tides.given_up
+        return not decisions or part_of(decisions[0].remote.key, tools.group) not in breaker.given_up
 
     async with asyncio.TaskGroup() as group:
         watch = group.create_task(_watch(committing), name="watch")
         async with asyncio.TaskGroup() as workers:
             for number in range(tools.settings.concurrency):
-                workers.create_task(_work(queue, tides, tools, committer), name=f"worker-{number}")
+                workers.create_task(_work(queue, breaker, tools, committer), name=f"worker-{number}")
             async with asyncio.TaskGroup() as producers:
                 for parts, objects in pages.items():
                     producers.create_task(_produce(parts, objects, planner, deal), name=f"listing-{parts}")
@@ -191,22 +191,22 @@ async def _produce(
         planner.report(end)
 
 
-async def _work(queue: "asyncio.Queue[Decision | None]", tides: _Tides, tools: Tools, committer: Committer) -> None:
+async def _work(queue: "asyncio.Queue[Decision | None]", breaker: _Breaker, tools: Tools, committer: Committer) -> None:
     """Do what is queued, one object after another, until the end mark."""
     while (decision := await queue.get()) is not None:
         remote = decision.remote
         part = part_of(remote.key, tools.group)
-        if part in tides.given_up:
+        if part in breaker.given_up:
             continue
         try:
             ending = await _carry_out(decision, tools)
         except ObjectError as error:
-            tides.failed(part, error, tools.report)
+            breaker.failed(part, error, tools.report)
             ending = Ending(Failed(remote, error.reason, str(error)))
         except OSError as error:
             raise destination_error(error, tools.destination.dest) from error
         else:
-            tides.succeeded(part)
+            breaker.succeeded(part)
         await committer.put(ending)
 
 
