@@ -222,10 +222,6 @@ class Destination(Tree):
         self._flusher.flush([self._root_fd])
         return results
 
-    def flush(self) -> None:
-        """Return when everything in the tree is durable, as far as one flush can reach."""
-        self._flusher.flush([self._root_fd])
-
     def _making_walk(self, root_fd: int) -> Walk:
         """Return a walk that makes folders, and leaves them durable where one flush does not reach everything."""
         on_leave = None if self._flusher.is_whole else (lambda descriptor: self._flusher.flush([descriptor]))

@@ -53,3 +53,14 @@ def models_parsed_once() -> Iterator[None]:
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine to its end on a loop of its own."""
     return asyncio.run(coroutine)
+
+
+@pytest.fixture
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retry at once."""
+    monkeypatch.setattr("nccid_fetch.retry.BASE_SECONDS", 0.0)
+
+
+@pytest.fixture
+def dest(tmp_path: Path) -> Path:
+    return tmp_path / "dest"

@@ -432,7 +432,6 @@ def test_a_published_file_is_flushed_for_real(dest: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(module, "Flusher", Flusher)
     with tempfile.TemporaryDirectory(dir=shared_memory) as name, opened(Path(name)) as destination:
         assert publish(destination, A) == [None]
-        destination.flush()
         assert Path(name).joinpath(*A).read_bytes() == NEW
 
 

@@ -34,21 +34,13 @@ from .servers.scripted import MODIFIED, Action, CorruptBody, Cut, Do, Drop, Hold
 DAY = timedelta(days=1)
 
 
-@pytest.fixture(autouse=True)
-def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Retry at once."""
-    monkeypatch.setattr("nccid_fetch.retry.BASE_SECONDS", 0.0)
+pytestmark = pytest.mark.usefixtures("no_pauses")
 
 
 @pytest.fixture
 def s3() -> Iterator[ScriptedS3]:
     with ScriptedS3() as server:
         yield server
-
-
-@pytest.fixture
-def dest(tmp_path: Path) -> Path:
-    return tmp_path / "dest"
 
 
 def key_of(number: int, part: str = "data") -> str:

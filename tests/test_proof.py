@@ -26,10 +26,7 @@ UNIFORM, RAGGED = [500, 500, 24], [100, 500, 424]
 BOTH = pytest.mark.parametrize("transport", [Transport.FAST, Transport.AIOBOTO3])
 
 
-@pytest.fixture(autouse=True)
-def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Retry at once."""
-    monkeypatch.setattr("nccid_fetch.retry.BASE_SECONDS", 0.0)
+pytestmark = pytest.mark.usefixtures("no_pauses")
 
 
 @pytest.fixture
@@ -37,11 +34,6 @@ def s3() -> Iterator[ScriptedS3]:
     with ScriptedS3() as server:
         server.put(KEY, DATA)
         yield server
-
-
-@pytest.fixture
-def dest(tmp_path: Path) -> Path:
-    return tmp_path / "dest"
 
 
 def heads(s3: ScriptedS3) -> list[str]:

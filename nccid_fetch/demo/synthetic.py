@@ -20,6 +20,7 @@ from typing import Any, Literal
 from nccid_fetch.warehouse import GROUPS, part_prefix
 
 from . import require_extra
+from .clinical import Patient, negative, positive
 
 require_extra()  # Before the imports that would fail without it, so that the message is ours.
 
@@ -79,17 +80,6 @@ class SyntheticObject:
 
     key: str
     body: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class _Patient:
-    number: int
-    pseudonym: str
-    positive: bool
-    centre: str
-    sex: str
-    age: int
-    swabbed: date
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,8 +157,8 @@ def _uid(rng: random.Random) -> str:
     return f"2.25.{_uuid(rng).int}"
 
 
-def _patient(rng: random.Random, group: str, number: int) -> _Patient:
-    return _Patient(
+def _patient(rng: random.Random, group: str, number: int) -> Patient:
+    return Patient(
         number=number,
         pseudonym=(f"Covid{_uuid(rng)}" if number == _UUID_PSEUDONYM else f"Covid{_FIRST_NUMBER[group] + number:04d}"),
         positive=number % 3 != 2,
@@ -182,115 +172,30 @@ def _patient(rng: random.Random, group: str, number: int) -> _Patient:
 # Clinical files.
 
 
-def _clinical_files(rng: random.Random, patient: _Patient) -> Iterator[tuple[str, dict[str, Any]]]:
+def _clinical_files(rng: random.Random, patient: Patient) -> Iterator[tuple[str, dict[str, Any]]]:
     """Make the files of a patient. Their names have the day of the upload, which is long after the swab."""
     first = patient.swabbed + timedelta(days=rng.randint(14, 60))
     second = first + timedelta(days=rng.randint(4, 30))
     if patient.number == _MANY_CLINICAL_FILES:
         for day in (first, second):
-            yield f"data_{day}.json", _positive(rng, patient)
-            yield f"status_{day}.json", _negative(patient, newer=day == second)
+            yield f"data_{day}.json", positive(rng, patient)
+            yield f"status_{day}.json", negative(patient, newer=day == second)
     elif patient.number == _TWO_CENTRES:
         elsewhere = CENTRES[(CENTRES.index(patient.centre) + 1) % len(CENTRES)]
-        yield f"data_{first}.json", _positive(rng, patient)
-        yield f"data_{second}.json", _positive(rng, replace(patient, centre=elsewhere))
+        yield f"data_{first}.json", positive(rng, patient)
+        yield f"data_{second}.json", positive(rng, replace(patient, centre=elsewhere))
     elif patient.positive:
-        yield f"data_{first}.json", _positive(rng, patient)
+        yield f"data_{first}.json", positive(rng, patient)
         if patient.number % 6 == 0:
-            yield f"data_{second}.json", _positive(rng, patient)
+            yield f"data_{second}.json", positive(rng, patient)
     else:
-        yield f"status_{first}.json", _negative(patient, newer=patient.number % 2 == 1)
-
-
-def _positive(rng: random.Random, patient: _Patient) -> dict[str, Any]:
-    """Fill in the spreadsheet of a positive patient, as variously as hospitals do."""
-    swabbed = patient.swabbed
-    admitted = swabbed - timedelta(days=rng.randint(0, 4))
-    form = patient.number % 4
-    content: dict[str, Any] = {
-        "Pseudonym": patient.pseudonym,
-        "SubmittingCentre": patient.centre,
-        "Date of Positive Covid Swab": _spreadsheet_date(swabbed, form),
-        "Date of acquisition of 1st RT-PCR": _spreadsheet_date(swabbed, form),
-        "Date of acquisition of 2nd RT-PCR": None,
-        "Date of result of 1st RT-PCR": _spreadsheet_date(swabbed + timedelta(days=1), (form + 1) % 4),
-        "Date of result of 2nd RT-PCR": " ",
-        "Date of admission": _spreadsheet_date(admitted, form),
-        "Date of 1st CXR": f"{admitted:%m/%d/%Y}",
-        "Date last known alive": f"[Text] - {swabbed + timedelta(days=30)}",
-        "1st RT-PCR result": rng.choice((1, "1", "RNA DETECTED (SARS-CoV-2)")),
-        "2nd RT-PCR result": None,
-        "Final COVID Status": rng.choice((1, "RNA DETECTED (SARS-CoV-2)")),
-        "Age": rng.choice((patient.age, str(patient.age), patient.age + 0.876)),
-        "Sex": rng.choice((patient.sex, "0" if patient.sex == "F" else "1")),
-        "Ethnicity": rng.choice(("A", "B", "H", "M", "White British", "99")),
-        "CXR severity": rng.choice((0, 1, 2, "3", "t")),
-        "COVID CODE": rng.choice((0, 1, 2, 3, "CVCX2")),
-        "ITU admission": rng.choice((0, 1)),
-        "Intubation": 0,
-        "Death": rng.choice((0, 0, 1)),
-        "Smoking status": rng.choice((0, 1, 2, None)),
-        "PMH hypertension": rng.choice((0, 1, "1es")),
-        "PMH h1pertension": None,
-        "PMH Lung disease": rng.choice((0, 1, "5 - Lung Ca")),
-        "PMH diabetes mellitus TYPE II": rng.choice((0, 1)),
-        "Duration of symptoms": rng.randint(1, 14),
-        "Respiratory rate on admission": rng.randint(14, 32),
-        "Heart rate on admission": rng.randint(60, 120),
-        "FiO2": rng.choice((0.21, "0.28", "10L")),
-        "O2 saturation": rng.randint(84, 99),
-        "Systolic BP": f"[{rng.randint(110, 160)}/{rng.randint(60, 95)}] - {admitted}",
-        "Diastolic BP": " ",
-        "Temperature on admission": round(rng.uniform(36.2, 39.4), 1),
-        "WCC on admission": round(rng.uniform(3.0, 14.0), 2),
-        "Lymphocyte count on admission": round(rng.uniform(0.3, 2.5), 2),
-        "CRP on admission": rng.choice((rng.randint(3, 240), "<4")),
-        "Fibrinogen  if d-dimer not performed": None,
-        "Troponin I": rng.choice((None, "<2.5", 11)),
-    }
-    if patient.number % 2:
-        content["SpecialFormatTimestamp"] = f"{admitted:%Y%m%d}-"
-    if patient.number % 3 == 0:
-        content["OtherDataSources"] = {
-            "SegmentationData": {"Lobes affected": rng.randint(1, 5), "Segmented by": "Reader 1", "Comment": None}
-        }
-    return content
-
-
-def _spreadsheet_date(day: date, form: int) -> str | int:
-    """Write a day as one of the forms that the real files mix."""
-    if form == 0:
-        return f"{day:%m/%d/%Y}"
-    if form == 1:
-        return f"[Text] - {day}"
-    if form == 2:
-        return (day - date(1899, 12, 30)).days  # What a spreadsheet means by 43909.
-    return str(day)
-
-
-def _negative(patient: _Patient, *, newer: bool) -> dict[str, Any]:
-    earlier = patient.swabbed - timedelta(days=2)
-    timestamp = f"{earlier:%Y%m%d}-{patient.swabbed:%Y%m%d}"
-    if newer:
-        return {
-            "SwabDates": [{"SwabDate": f"{day:%d/%m/%Y}", "SwabStatus": 0} for day in (earlier, patient.swabbed)],
-            "SpecialFormatTimestamp": timestamp,
-            "Pseudonym": patient.pseudonym,
-            "SubmittingCentre": patient.centre,
-        }
-    return {
-        "SwabStatus": 0,
-        "SwabDate": f"{patient.swabbed:%d/%m/%Y}",
-        "SpecialFormatTimestamp": timestamp,
-        "Pseudonym": patient.pseudonym,
-        "SubmittingCentre": patient.centre,
-    }
+        yield f"status_{first}.json", negative(patient, newer=patient.number % 2 == 1)
 
 
 # Images.
 
 
-def _instances(rng: random.Random, patient: _Patient) -> Iterator[_Instance]:
+def _instances(rng: random.Random, patient: Patient) -> Iterator[_Instance]:
     """Decide which studies, series and images a patient has."""
     number = patient.number
     if number == _NO_IMAGES:
@@ -315,7 +220,7 @@ def _instances(rng: random.Random, patient: _Patient) -> Iterator[_Instance]:
         yield from _study(rng, patient, "SR", [1])
 
 
-def _study(rng: random.Random, patient: _Patient, modality: Modality, images: list[int]) -> Iterator[_Instance]:
+def _study(rng: random.Random, patient: Patient, modality: Modality, images: list[int]) -> Iterator[_Instance]:
     """Make a study out of the number of images in each of its series."""
     study_uid = _uid(rng)
     study_date = patient.swabbed + timedelta(days=rng.randint(-3, 10))
@@ -326,7 +231,7 @@ def _study(rng: random.Random, patient: _Patient, modality: Modality, images: li
 
 
 def _image_and_metadata(
-    rng: random.Random, group: str, patient: _Patient, instance: _Instance
+    rng: random.Random, group: str, patient: Patient, instance: _Instance
 ) -> Iterator[SyntheticObject]:
     dataset = _dataset(rng, patient, instance)
     place = f"{patient.pseudonym}/{instance.study_uid}/{instance.series_uid}/{instance.sop_uid}"
@@ -338,7 +243,7 @@ def _image_and_metadata(
         yield SyntheticObject(f"{part_prefix(group, instance.part)}{place}{instance.suffix}", _file(dataset))
 
 
-def _dataset(rng: random.Random, patient: _Patient, instance: _Instance) -> Dataset:
+def _dataset(rng: random.Random, patient: Patient, instance: _Instance) -> Dataset:
     """Describe an image, all but its pixels."""
     dataset = Dataset()
     dataset.SpecificCharacterSet = "ISO_IR 100"
