@@ -189,12 +189,8 @@ async def _parts(
 
 
 def _reader(session: Session, settings: Settings, reference: ReferenceReader) -> Reader:
-    """Choose who makes first attempts.
-
-    A proxy would carry a redirected request anywhere, so through one only the reader that refuses
-    redirects itself is used, unless the fast one was asked for by name.
-    """
-    if settings.transport is Transport.AIOBOTO3 or (settings.transport is Transport.AUTO and session.proxied):
+    """Choose who makes first attempts."""
+    if settings.transport is Transport.AIOBOTO3:
         return reference
     from .store.fast import FastReader  # noqa: PLC0415 - loads a library that the other transport does not need.
 

@@ -37,12 +37,8 @@ from .retry import Patience
 from .settings import Settings, Verify
 from .staging import StagedFile, chunks_of
 from .store.pages import Lister
-from .store.protocol import WHOLE_BYTES_MAX, Facts, Reader
+from .store.protocol import SLOW_BYTES_PER_SECOND, SLOW_SECONDS, WHOLE_BYTES_MAX, Facts, Reader
 from .store.reference import ReferenceReader
-
-SLOW_SECONDS = 60.0
-SLOW_BYTES_PER_SECOND = 1024
-"""A body that is slower than this for more than a minute is not worth waiting for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +150,7 @@ class _Transfer:
                     raise ShortBodyError(f"the server sent more than the {remote.size} bytes it listed")
                 tools.report(Received(received))
                 if received == remote.size:
-                    await tools.disk.run(lambda whole=chunk: staged.append_and_seal(whole, remote.modified_ns))  # type: ignore[misc]
+                    await tools.disk.run_short(lambda whole=chunk: staged.append_and_seal(whole, remote.modified_ns))  # type: ignore[misc]
                 else:
                     await tools.disk.run(lambda part=chunk: staged.append(part))  # type: ignore[misc]
         if staged.size != remote.size:

@@ -16,7 +16,18 @@ LINES_MAX = 450
 # every import runs down, there are no cycles, and a module that rises has drawn something in: look why, then move it.
 # `nccid_fetch` itself is the door: it names what is public, loads it when it is asked for, and has no rank.
 RANKS = (
-    ("warehouse", "errors", "digests", "demo.clinical", "disk", "durability", "cli", "store"),
+    (
+        "warehouse",
+        "errors",
+        "digests",
+        "demo.clinical",
+        "disk",
+        "durability",
+        "cli",
+        "store",
+        "store.reactor",
+        "store.signing",
+    ),
     ("model", "keys", "retry", "settings", "demo"),
     (
         *("decisions", "events", "journal", "planfile", "staging", "walk"),
@@ -39,9 +50,9 @@ PURE = ("warehouse", "errors", "model", "retry", "digests", "keys", "settings", 
 IMPURE = {
     *("asyncio", "concurrent", "threading", "socket", "subprocess", "signal", "sqlite3", "io", "shutil", "tempfile"),
     *("os", "sys", "time", "random", "secrets", "logging"),
-    *("aiohttp", "aioboto3", "aiobotocore", "aiofiles", "botocore", "obstore", "rich", "typer", "uvloop"),
+    *("aiohttp", "aioboto3", "aiobotocore", "aiofiles", "botocore", "pycurl", "rich", "typer", "uvloop"),
 }
-NETWORK = {"aioboto3", "aiobotocore", "aiohttp", "boto3", "botocore", "http", "obstore", "requests", "socket"}
+NETWORK = {"aioboto3", "aiobotocore", "aiohttp", "boto3", "botocore", "http", "pycurl", "requests", "socket"}
 FORBIDDEN_OPERATIONS = {
     # What changes a bucket.
     *("abort_multipart_upload", "complete_multipart_upload", "copy", "copy_async", "copy_object", "create_bucket"),

@@ -193,9 +193,9 @@ def test_a_body_that_is_left_half_read_harms_no_other(make: Callable[[Session], 
 
 def test_a_body_is_resumed_where_it_broke_off(server: Server, make: Callable[[Session], Reader]) -> None:
     """rclone answers a range with 200 and Content-Range: the fast reader passes that on to the reference reader."""
-    wanted, start = remote(LARGE), 5 * CHUNK_BYTES + 3
+    wanted, start = remote(LARGE), CHUNK_BYTES + 3
     if make is fast and not server.is_s3:
-        with pytest.raises(RefusedError, match="did not give it"):
+        with pytest.raises(RefusedError, match="refused it"):
             got(make, wanted, start)
         return
     etag, length, chunks = got(make, wanted, start)

@@ -1,42 +1,43 @@
-"""The fast reader, over obstore: TLS, HTTP and signatures outside Python, one call per small object.
+"""The fast reader, over libcurl: TLS and HTTP outside Python's lock, one hop per small object.
 
-What it cannot do, the reference reader does: keys that its paths cannot express, headers, and saying why a
-request was refused. It follows redirects, and nothing turns that off; so it is given a proxy that does not
-exist, with the endpoint's own host exempt from it: a redirect to any other host ends there, unsent.
+It sends what was signed and takes what comes, and never has the last word: whatever it is refused, the reference
+reader is asked at once, and says why. Redirects are not followed.
 """
 
+import asyncio
+import os
 import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from datetime import UTC, datetime
+from itertools import cycle, islice
+from math import ceil
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote, urlsplit
 
-import obstore
-from obstore.exceptions import BaseError, GenericError, PreconditionError
-from obstore.store import S3Store
+import pycurl
 
 from ..errors import ObjectError, Reason, RefusedError, TransientError
 from ..model import Chunk, ETag, RemoteObject
-from .protocol import CHUNK_BYTES, WHOLE_BYTES_MAX, Body, Facts
+from .protocol import CHUNK_BYTES, SLOW_BYTES_PER_SECOND, SLOW_SECONDS, WHOLE_BYTES_MAX, Facts
+from .reactor import Exchange, Reactor
 from .session import CONNECT_TIMEOUT_SECONDS, Session
+from .signing import Signer
 
-if TYPE_CHECKING:
-    from obstore import GetOptions, GetResult
-    from obstore.store import ClientConfig, S3Credential
-
-_NOWHERE = "http://127.0.0.1:0"
-_INEXPRESSIBLE = re.compile(r"[\x00-\x1f\x7f]|(?:^|/)\.{0,2}(?:/|$)")
+_SENDABLE = re.compile(r"[!-~]+")
+"""What an ETag has to be to stand in a header."""
 _FAILURES_MAX = 8
 """A reader of which so many first requests fail and none succeeds does not get along with this server at all: it
 may, say, not accept a certificate that the AWS CLI accepts. Objects then go straight to the reference reader."""
-_FRESH = timedelta(minutes=4)
-"""How long the store keeps temporary credentials before it asks the session again."""
+_SUPPRESS_CONNECT_HEADERS = 265  # CURLOPT_..., which pycurl has no name for: a proxy's answer is not the object's.
+_REACTORS_MAX = 4
+_BUFFER_BYTES = 128 << 10
+_BODY_SECONDS_MAX = 86400.0
+"""A body that comes in chunks may take as long as chunks come."""
 
 
 class FastReader:
-    """Reads objects with obstore.
+    """Reads objects with libcurl, in a running event loop and until its session closes.
 
     Args:
         session: The open session.
@@ -44,90 +45,154 @@ class FastReader:
     """
 
     def __init__(self, session: Session, *, connections: int) -> None:
-        self._endpoint = session.endpoint
-        self._answered = False
-        self._failures = 0
+        self.session = session
         address = urlsplit(session.base_url)
-        path_style = address.path.strip("/") != ""
-        options: ClientConfig = {
-            "allow_http": address.scheme == "http",
-            "connect_timeout": timedelta(seconds=CONNECT_TIMEOUT_SECONDS),
-            "read_timeout": timedelta(seconds=session.stall_seconds),
-            "timeout": timedelta(days=1),  # Of a whole body, however large; a stall ends it sooner.
-            "pool_max_idle_per_host": str(connections),
-            "user_agent": "nccid-fetch",
-        }
-        if not session.proxied:
-            options["proxy_url"] = _NOWHERE
-            options["proxy_excludes"] = address.hostname or ""
-        if session.ca_bundle:
-            options["root_certificate"] = Path(session.ca_bundle).read_bytes()
-
-        async def credentials() -> "S3Credential":
-            frozen = await session.credentials()
-            if frozen is None:
-                raise RefusedError("requests are not signed")
-            expires_at = datetime.now(UTC) + _FRESH if session.credentials_expire else None
-            return {
-                "access_key_id": frozen.access_key,
-                "secret_access_key": frozen.secret_key,
-                "token": frozen.token,
-                "expires_at": expires_at,
-            }
-
-        signing = {"skip_signature": True} if session.source.no_sign_request else {"credential_provider": credentials}
-        self._store = S3Store(
-            session.source.bucket,
-            endpoint=session.base_url.removesuffix(f"/{session.source.bucket}"),  # A gateway may lie below a path.
-            virtual_hosted_style_request=not path_style,
-            region=session.region,
-            client_options=options,
-            retry_config={"max_retries": 0},  # The retry loop is ours: it covers the body as well.
-            **signing,
+        self._origin = f"{address.scheme}://{address.netloc}"
+        self._folder = address.path
+        self._signer = Signer(address.netloc, session.region)
+        count = max(1, min(_REACTORS_MAX, _cores() // 2))  # The other half hashes and writes.
+        loop = asyncio.get_running_loop()
+        self._reactors = cycle(
+            [
+                Reactor(
+                    loop,
+                    lambda: _new_handle(session),
+                    connections=ceil(connections / count),
+                    stall_seconds=session.stall_seconds,
+                )
+                for _ in range(count)
+            ]
         )
+        for reactor in islice(self._reactors, count):
+            session.at_close(reactor.close)
+        self.has_given = False
+        self.failures = 0
 
-    def can_read(self, key: str) -> bool:
-        """Say whether obstore's paths can express a key: no control character, no empty or dot segment."""
-        if not self._answered and self._failures >= _FAILURES_MAX:
-            return False
-        return _INEXPRESSIBLE.search(key) is None
+    def can_read(self, key: str) -> bool:  # noqa: ARG002 - the protocol asks.
+        """Every key can be read, but for a server that this reader does not get along with."""
+        return self.has_given or self.failures < _FAILURES_MAX
 
-    @asynccontextmanager
-    async def get(self, remote: RemoteObject, start: int = 0) -> AsyncIterator[Body]:
+    def get(self, remote: RemoteObject, start: int = 0, stop: int | None = None) -> "_FastBody":
         """Open an object's body; see `Reader.get`. A refusal is left to the reference reader to explain."""
-        options: GetOptions = {"if_match": remote.etag.header}
-        if start:
-            options["range"] = {"offset": start}
-        try:
-            result = await obstore.get_async(self._store, remote.key, options=options)
-        except PreconditionError as error:
-            raise ObjectError(
-                Reason.CHANGED, "it was replaced after it was listed; a rerun fetches the new version"
-            ) from error
-        except GenericError as error:
-            self._failures += 1
-            raise RefusedError(f"{self._endpoint} did not give it") from error
-        except (BaseError, OSError) as error:
-            raise RefusedError(f"{self._endpoint} refused it") from error
-        self._answered = True
-        yield _FastBody(result, self._endpoint)
+        return _FastBody(self, next(self._reactors), remote, start, stop)
+
+    async def exchange(self, remote: RemoteObject, start: int, stop: int | None) -> Exchange:
+        """Return a signed request for an object's bytes from `start` to before `stop`, or to the end."""
+        if not _SENDABLE.fullmatch(remote.etag):
+            raise RefusedError("its ETag cannot be sent")
+        extra = {"if-match": remote.etag.header}
+        if start or stop is not None:
+            extra["range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
+        if remote.etag.md5 is None:
+            extra["x-amz-checksum-mode"] = "ENABLED"
+        path = f"{self._folder}/{quote(remote.key, safe='/-_.~')}"
+        credentials = await self.session.credentials()
+        headers = extra if credentials is None else self._signer.headers(path, extra, credentials, datetime.now(UTC))
+        length = (remote.size if stop is None else stop) - start
+        is_whole = length <= WHOLE_BYTES_MAX
+        return Exchange(
+            self._origin + path,
+            [f"{name}: {value}" for name, value in headers.items()],
+            seconds_max=SLOW_SECONDS + length / SLOW_BYTES_PER_SECOND if is_whole else _BODY_SECONDS_MAX,
+            whole=length if is_whole else -2,  # No length that an answer can have.
+            room=CHUNK_BYTES,
+        )
 
 
 class _FastBody:
-    facts: Facts | None = None
+    """An answer to a GET: a body while it is open, and the context that opens and closes it."""
 
-    def __init__(self, result: "GetResult", endpoint: str) -> None:
-        self.etag = ETag.parse(result.meta["e_tag"] or "")
-        start, stop = result.range
-        self.length = stop - start
-        self._result, self._endpoint = result, endpoint
+    etag: ETag
+    length: int
+    facts: Facts | None
+
+    def __init__(
+        self, reader: FastReader, reactor: Reactor, remote: RemoteObject, start: int, stop: int | None
+    ) -> None:
+        self._reader, self._reactor, self._remote = reader, reactor, remote
+        self._start, self._stop = start, stop
+        self._exchange: Exchange
+
+    async def __aenter__(self) -> Self:
+        self._exchange = exchange = await self._reader.exchange(self._remote, self._start, self._stop)
+        self._reactor.start(exchange)
+        try:
+            while not (exchange.ended or (exchange.status and not exchange.is_whole)):
+                await self._reactor.news(exchange)
+            self._judge(exchange)
+        except BaseException:
+            self._reactor.abandon(exchange)
+            raise
+        self.etag = ETag.parse(exchange.headers.get("etag", ""))
+        self.length = exchange.length
+        self.facts = Facts.of(exchange.headers)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._reactor.abandon(self._exchange)
+
+    def _judge(self, exchange: Exchange) -> None:
+        """Take the answer, or leave it to the reference reader.
+
+        Raises:
+            ObjectError: The object was replaced.
+            RefusedError: It is no answer that bytes can be taken from.
+        """
+        reader, status = self._reader, exchange.status
+        endpoint = reader.session.endpoint
+        if status == 412:
+            raise ObjectError(Reason.CHANGED, "it was replaced after it was listed; a rerun fetches the new version")
+        if not status or status >= 500:
+            reader.failures += 1
+            raise RefusedError(f"{endpoint} did not give it: {status or exchange.failure}")
+        is_part = self._start > 0 or self._stop is not None
+        if status != (206 if is_part else 200) or exchange.length < 0:
+            raise RefusedError(f"{endpoint} refused it ({status})")
+        if is_part and not exchange.headers.get("content-range", "").startswith(f"bytes {self._start}-"):
+            raise RefusedError(f"{endpoint} ignored a range")
+        reader.has_given = True
 
     async def chunks(self) -> AsyncIterator[Chunk]:
-        try:
-            if self.length <= WHOLE_BYTES_MAX:
-                yield memoryview(await self._result.bytes_async())
-            else:
-                async for chunk in self._result.stream(min_chunk_size=CHUNK_BYTES):
-                    yield memoryview(chunk)
-        except (BaseError, OSError) as error:
-            raise TransientError(f"{self._endpoint} broke off a body") from error
+        """Yield the bytes in order; see `Body.chunks`."""
+        exchange = self._exchange
+        while True:
+            while not (exchange.ended or exchange.has_chunk):
+                await self._reactor.news(exchange)
+            has_ended = exchange.ended  # Before it is emptied: then nothing comes after.
+            chunk = exchange.take()
+            if not has_ended:
+                self._reactor.resume(exchange)
+            if chunk and not (exchange.is_whole and exchange.failure):
+                yield memoryview(chunk)
+            if has_ended:
+                break
+        if exchange.failure:
+            raise TransientError(f"{self._reader.session.endpoint} broke off a body: {exchange.failure}")
+
+
+def _new_handle(session: Session) -> Any:  # noqa: ANN401 - pycurl has no types.
+    """Return a handle with everything set that requests share."""
+    curl = pycurl.Curl()
+    for option, value in (
+        (pycurl.NOSIGNAL, 1),
+        (pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS),
+        (pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1),
+        (pycurl.PATH_AS_IS, 1),
+        (pycurl.FOLLOWLOCATION, 0),
+        (pycurl.CAINFO, session.certificates),
+        (pycurl.PROXY, session.proxy or ""),  # Empty for none, whatever libcurl would find in the environment.
+        (_SUPPRESS_CONNECT_HEADERS, 1),
+        (pycurl.USERAGENT, "nccid-fetch"),
+        (pycurl.CONNECTTIMEOUT_MS, int(CONNECT_TIMEOUT_SECONDS * 1000)),
+        (pycurl.TCP_NODELAY, 1),
+        (pycurl.BUFFERSIZE, _BUFFER_BYTES),
+    ):
+        curl.setopt(option, value)
+    return curl
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

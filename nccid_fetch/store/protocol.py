@@ -5,16 +5,21 @@ can express every key and shows every header. Everything above sees objects and 
 client's exception, no response, no quoted ETag passes this line. The bucket is never written to.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
 from ..model import Chunk, ETag, RemoteObject
 
-WHOLE_BYTES_MAX = 8 << 20
+WHOLE_BYTES_MAX = 1 << 20
 """A body up to this size comes as one chunk; a larger one in chunks of about CHUNK_BYTES."""
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 512 << 10
+"""Times the objects in flight, this is what a run holds in memory of its bodies."""
+SLOW_SECONDS = 60.0
+SLOW_BYTES_PER_SECOND = 1024
+"""A body that is slower than this for more than a minute is not worth waiting for."""
+_CHECKSUMS = ("crc64nvme", "crc32c", "crc32", "sha256", "sha1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +40,22 @@ class Facts:
     def etag_is_opaque(self) -> bool:
         """Under SSE-KMS and SSE-C an ETag has the look of an MD5 and is none."""
         return self.customer_key or (self.encryption or "").startswith("aws:kms")
+
+    @classmethod
+    def of(cls, headers: Mapping[str, str]) -> "Facts":
+        """Return what an answer's headers tell; their names are in lower case."""
+        checksum = None
+        if headers.get("x-amz-checksum-type", "FULL_OBJECT") == "FULL_OBJECT":
+            for name in _CHECKSUMS:
+                value = headers.get(f"x-amz-checksum-{name}")
+                if value and "-" not in value:  # "-3" marks a checksum of three parts' checksums.
+                    checksum = (name.upper(), value)
+                    break
+        return cls(
+            encryption=headers.get("x-amz-server-side-encryption"),
+            customer_key="x-amz-server-side-encryption-customer-algorithm" in headers,
+            checksum=checksum,
+        )
 
 
 class Body(Protocol):
@@ -69,16 +90,17 @@ class Reader(Protocol):
         """Say whether this reader can express a key."""
         ...
 
-    def get(self, remote: RemoteObject, start: int = 0) -> AbstractAsyncContextManager[Body]:
+    def get(self, remote: RemoteObject, start: int = 0, stop: int | None = None) -> AbstractAsyncContextManager[Body]:
         """Open an object's body, provided that it still has the ETag it was listed with.
 
         Args:
             remote: The object as listed.
             start: The first byte wanted; more than 0 resumes a broken body.
+            stop: The first byte that is not wanted any more; None for all to the end.
 
         Raises:
             RefusedError: From the fast reader, whatever the cause: the reference reader is to be asked at once.
-            TransientError: Worth another attempt. RangeIgnoredError if `start` was not honoured.
+            TransientError: Worth another attempt. RangeIgnoredError if `start` or `stop` was not honoured.
             ObjectError: It changed, is gone, denied or archived.
             RunError: The credentials or the endpoint are at fault, not the object.
         """

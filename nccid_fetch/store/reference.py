@@ -1,6 +1,6 @@
 """The reference reader, over aioboto3: every key, every header, and the last word on what went wrong."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -21,8 +21,6 @@ from .answers import object_error
 from .protocol import CHUNK_BYTES, WHOLE_BYTES_MAX, Body, Facts
 from .session import Session
 
-_CHECKSUMS = ("crc64nvme", "crc32c", "crc32", "sha256", "sha1")
-
 
 class ReferenceReader:
     """Reads objects with aioboto3's client.
@@ -39,15 +37,16 @@ class ReferenceReader:
         return True
 
     @asynccontextmanager
-    async def get(self, remote: RemoteObject, start: int = 0) -> AsyncIterator[Body]:
+    async def get(self, remote: RemoteObject, start: int = 0, stop: int | None = None) -> AsyncIterator[Body]:
         """Open an object's body; see `Reader.get`."""
-        options = {"Range": f"bytes={start}-"} if start else {}
+        is_part = start > 0 or stop is not None
+        options = {"Range": f"bytes={start}-{'' if stop is None else stop - 1}"} if is_part else {}
         if remote.etag.md5 is None:
             options["ChecksumMode"] = "ENABLED"
         response = await self._call("get_object", remote, **options)
         stream = response["Body"]
         try:
-            if start and not str(response.get("ContentRange", "")).startswith(f"bytes {start}-"):
+            if is_part and not str(response.get("ContentRange", "")).startswith(f"bytes {start}-"):
                 raise RangeIgnoredError(f"{self._session.endpoint} ignored a range")
             if "ContentLength" not in response:
                 raise ShortBodyError(f"{self._session.endpoint} does not say how long the body is")
@@ -60,7 +59,7 @@ class ReferenceReader:
     async def facts(self, remote: RemoteObject) -> Facts:
         """Ask for what only headers tell. Raises as `get` does."""
         response = await self._call("head_object", remote, ChecksumMode="ENABLED")
-        return _facts(response["ResponseMetadata"]["HTTPHeaders"])
+        return Facts.of(response["ResponseMetadata"]["HTTPHeaders"])
 
     async def part_sizes(self, remote: RemoteObject, *, each: bool = False) -> list[int] | None:
         """Ask how many bytes each part of a multipart upload has.
@@ -120,7 +119,7 @@ class _ReferenceBody:
     def __init__(self, response: dict[str, Any], stream: Any, endpoint: str, *, whole: bool) -> None:  # noqa: ANN401
         self.etag = ETag.parse(response.get("ETag", ""))
         self.length = int(response["ContentLength"])
-        self.facts = _facts(response["ResponseMetadata"]["HTTPHeaders"])
+        self.facts = Facts.of(response["ResponseMetadata"]["HTTPHeaders"])
         self._stream, self._endpoint = stream, endpoint
         self._wanted = self.length if whole else CHUNK_BYTES
 
@@ -149,19 +148,4 @@ def _refused(error: ClientError, endpoint: str) -> NccidFetchError:
         "" if code.isdigit() else code,  # An answer to HEAD has no body: botocore repeats the status.
         metadata.get("HTTPHeaders", {}),
         endpoint,
-    )
-
-
-def _facts(headers: Mapping[str, str]) -> Facts:
-    checksum = None
-    if headers.get("x-amz-checksum-type", "FULL_OBJECT") == "FULL_OBJECT":
-        for name in _CHECKSUMS:
-            value = headers.get(f"x-amz-checksum-{name}")
-            if value and "-" not in value:  # "-3" marks a checksum of three parts' checksums.
-                checksum = (name.upper(), value)
-                break
-    return Facts(
-        encryption=headers.get("x-amz-server-side-encryption"),
-        customer_key="x-amz-server-side-encryption-customer-algorithm" in headers,
-        checksum=checksum,
     )

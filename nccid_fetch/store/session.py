@@ -6,7 +6,7 @@ to another host and send the session token there, ask HeadBucket for a region, r
 """
 
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,6 +20,7 @@ from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSPreparedRequest, AWSRequest
 from botocore.credentials import ReadOnlyCredentials
 from botocore.exceptions import BotoCoreError, ClientError, ConfigParseError, NoCredentialsError, ProfileNotFound
+from botocore.httpsession import get_cert_path
 from botocore.utils import get_environ_proxies
 
 from .. import warehouse
@@ -59,9 +60,10 @@ class Session:
         http: The HTTP client for signed requests of our own.
         base_url: The bucket's address, without a trailing slash, as AWS's endpoint rules have it.
         region: The region that signatures name.
-        proxied: Whether requests to the bucket go through a proxy.
-        ca_bundle: Path of the certificates to trust (`AWS_CA_BUNDLE`), if set.
+        proxy: The proxy that requests to the bucket go through, or None.
+        certificates: Path of the certificates to trust: those of `AWS_CA_BUNDLE`, else botocore's.
         stall_seconds: A read that waits longer fails.
+        at_close: Takes a function to call when the session closes.
     """
 
     def __init__(
@@ -72,18 +74,20 @@ class Session:
         credentials: Any,  # noqa: ANN401 - botocore has no types.
         *,
         base_url: str,
-        proxied: bool,
-        ca_bundle: str | None,
+        proxy: str | None,
+        certificates: str,
         stall_seconds: float,
+        at_close: Callable[[Callable[[], None]], object],
     ) -> None:
         self.source = source
         self.client = client
         self.http = http
         self.base_url = base_url
         self.region: str = client.meta.region_name
-        self.proxied = proxied
-        self.ca_bundle = ca_bundle
+        self.proxy = proxy
+        self.certificates = certificates
         self.stall_seconds = stall_seconds
+        self.at_close = at_close
         self._credentials = credentials
 
     @property
@@ -103,11 +107,6 @@ class Session:
             return await self._credentials.get_frozen_credentials()
         except _CREDENTIAL_FAILURES as error:
             raise _no_credentials(error) from error
-
-    @property
-    def credentials_expire(self) -> bool:
-        """Whether the credentials are temporary ones that the session refreshes."""
-        return hasattr(self._credentials, "refresh_needed")
 
     async def sign(self, request: AWSRequest) -> AWSPreparedRequest:
         """Return a request signed for S3, or as it is when requests are not signed."""
@@ -180,9 +179,10 @@ async def open_session(source: Source, *, connections: int, stall_seconds: float
             http,
             credentials,
             base_url=base_url,
-            proxied=bool(proxies),
-            ca_bundle=ca_bundle,
+            proxy=proxies.get(urlsplit(base_url).scheme),
+            certificates=get_cert_path(ca_bundle or True),
             stall_seconds=stall_seconds,
+            at_close=stack.callback,
         )
 
 

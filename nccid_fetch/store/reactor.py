@@ -1,0 +1,333 @@
+"""libcurl's transfers in a thread of their own: many sockets, one wait, and results handed to the event loop in bunches.
+
+A hop between two threads costs more than reading a small object, so nothing hops by itself: commands and results
+wait in a list for the other side's next turn, and one wake-up carries all of them. libcurl works outside
+Python's lock, so that several reactors use several cores.
+"""
+
+import asyncio
+import os
+import re
+import selectors
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+import pycurl
+
+_IDLE_SECONDS = 60.0
+_LOOKS_PER_STALL = 8
+_STATUS = re.compile(rb"HTTP/[0-9.]+ ([0-9]{3})")
+_READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+_INTERESTS = {pycurl.POLL_IN: _READ, pycurl.POLL_OUT: _WRITE, pycurl.POLL_INOUT: _READ | _WRITE}
+
+
+class Exchange:
+    """A request and what came of it. The reactor's thread fills it, the event loop empties it.
+
+    Every attribute is written by one of the two alone, and the body passes through a deque, so that no lock is needed.
+
+    Attributes:
+        status: The answer's HTTP status; 0 while there is none.
+        headers: The answer's headers, names in lower case.
+        length: The answer's Content-Length, or -1.
+        failure: What libcurl says went wrong, once it has.
+        ended: Whether all of the answer is there, or nothing more of it will come.
+
+    Args:
+        url: The URL.
+        headers: The request's headers, as they are sent.
+        seconds_max: How long all of it may take.
+        whole: A body of exactly this length is handed over when all of it is there; any other as it comes.
+        room: So many bytes are a chunk; no more than that waits to be taken.
+    """
+
+    __slots__ = (
+        *("_body", "_lines", "_received", "_taken", "abandoned", "curl", "ended", "failure", "headers", "is_paused"),
+        *("length", "note", "request_headers", "room", "seconds_max", "status", "touched", "url", "whole"),
+    )
+
+    def __init__(self, url: str, headers: Sequence[str], *, seconds_max: float, whole: int, room: int) -> None:
+        self.url, self.request_headers, self.seconds_max = url, headers, seconds_max
+        self.whole, self.room = whole, room
+        self.status, self.length = 0, -1
+        self.headers: dict[str, str] = {}
+        self.failure: str | None = None
+        self.ended = self.abandoned = self.is_paused = False
+        self.curl: Any = None
+        self.touched = 0.0
+        self.note: Callable[[Exchange], None] = lambda _: None
+        self._lines: list[bytes] = []
+        self._body: deque[bytes] = deque()
+        self._received = self._taken = 0
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the body is handed over in one piece."""
+        return self.whole == self.length
+
+    @property
+    def has_chunk(self) -> bool:
+        """Whether a chunk waits to be taken."""
+        return self._received - self._taken >= self.room
+
+    def take(self) -> bytes:
+        """Return what has come of the body and was not taken yet. For the event loop."""
+        pieces = []
+        while self._body:
+            pieces.append(self._body.popleft())
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        self._taken += len(data)
+        return data
+
+    def begin(self, curl: Any, note: Callable[["Exchange"], None]) -> None:  # noqa: ANN401 - pycurl has no types.
+        """Let a handle fill this exchange. This and what follows is for the reactor's thread."""
+        self.curl, self.note, self.touched = curl, note, time.monotonic()
+        curl.setopt(pycurl.URL, self.url)
+        curl.setopt(pycurl.HTTPHEADER, self.request_headers)
+        curl.setopt(pycurl.TIMEOUT_MS, int(self.seconds_max * 1000))
+        curl.setopt(pycurl.HEADERFUNCTION, self._on_header)
+        curl.setopt(pycurl.WRITEFUNCTION, self._on_body)
+
+    def end(self, failure: str | None) -> None:
+        """Note that nothing more will come."""
+        self.failure, self.curl = failure, None
+        self.ended = True
+        self.note(self)
+
+    def _on_header(self, line: bytes) -> None:
+        self.touched = time.monotonic()
+        if self.status:  # A trailer of a chunked body.
+            return
+        if line.strip():
+            self._lines.append(line)
+            return
+        (first, *lines), self._lines = self._lines or [b""], []
+        found = _STATUS.match(first)
+        if found is None or found[1][:1] == b"1":  # 100 Continue and its like: the answer is still to come.
+            return
+        for text in lines:
+            name, _, value = text.decode("latin-1").partition(":")
+            self.headers[name.strip().lower()] = value.strip()
+        digits = self.headers.get("content-length", "")
+        self.length = int(digits) if digits.isascii() and digits.isdigit() else -1
+        self.status = int(found[1])
+        if not self.is_whole:
+            self.note(self)
+
+    def _on_body(self, data: bytes) -> int | None:
+        if self.abandoned:
+            return -1
+        if self.has_chunk and not self.is_whole:
+            self.is_paused = True
+            return int(pycurl.WRITEFUNC_PAUSE)
+        self.touched = time.monotonic()
+        self._body.append(data)
+        self._received += len(data)
+        if self.has_chunk and not self.is_whole:
+            self.note(self)
+        return None
+
+
+class Reactor:
+    """A thread that drives transfers.
+
+    Args:
+        loop: The event loop that results go to.
+        new_handle: Makes a handle with everything set that requests share.
+        connections: Idle connections to keep.
+        stall_seconds: A transfer of which no byte came for so long is given up.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        new_handle: Callable[[], Any],
+        *,
+        connections: int,
+        stall_seconds: float,
+    ) -> None:
+        self._stall_seconds = stall_seconds
+        self._next_look = 0.0
+        self._loop = loop
+        self._new_handle = new_handle
+        self._commands: deque[Callable[[], None]] = deque()
+        self._news: deque[Exchange] = deque()
+        self._told = False
+        self._error: BaseException | None = None
+        self._waiters: dict[Exchange, asyncio.Future[None]] = {}
+        self._running: dict[Any, Exchange] = {}
+        self._idle: list[Any] = []
+        self._asleep = self._stopping = False
+        self._due: float | None = None
+        self._watched: set[int] = set()
+        self._selector = selectors.DefaultSelector()
+        self._wake_reader, self._wake_writer = os.pipe()
+        os.set_blocking(self._wake_reader, False)
+        os.set_blocking(self._wake_writer, False)
+        self._selector.register(self._wake_reader, _READ)
+        self._multi = pycurl.CurlMulti()
+        self._multi.setopt(pycurl.M_MAXCONNECTS, connections)
+        self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
+        self._multi.setopt(pycurl.M_TIMERFUNCTION, self._set_timer)
+        self._thread = threading.Thread(target=self._run, name="reactor", daemon=True)
+        self._thread.start()
+
+    # In the event loop.
+
+    def start(self, exchange: Exchange) -> None:
+        """Send a request."""
+        self._tell(lambda: self._begin(exchange))
+
+    async def news(self, exchange: Exchange) -> None:
+        """Wait until there is more of an exchange than there was: its headers, some of its body, or its end."""
+        if self._error is not None:
+            raise self._error
+        waiter = self._waiters[exchange] = self._loop.create_future()
+        try:
+            await waiter
+        finally:
+            del self._waiters[exchange]
+
+    def resume(self, exchange: Exchange) -> None:
+        """Let a sender go on that may have been held up, now that what it sent was taken."""
+        self._tell(lambda: self._unpause(exchange))
+
+    def abandon(self, exchange: Exchange) -> None:
+        """Give an exchange up, unless it has ended."""
+        if not exchange.ended:
+            exchange.abandoned = True
+            self._tell(lambda: self._drop(exchange))
+
+    def close(self) -> None:
+        """Give everything up and end the thread."""
+        self._tell(self._stop)
+        self._thread.join()
+        self._selector.close()
+        os.close(self._wake_reader)
+        os.close(self._wake_writer)
+
+    def _tell(self, command: Callable[[], None]) -> None:
+        self._commands.append(command)
+        if self._asleep:
+            self._asleep = False
+            os.write(self._wake_writer, b"!")
+
+    def _deliver(self) -> None:
+        self._told = False  # First: what is noted from here on is either seen below, or told anew.
+        while self._news:
+            waiter = self._waiters.get(self._news.popleft())
+            if waiter is not None and not waiter.done():
+                waiter.set_result(None)
+
+    def _fail(self, error: BaseException) -> None:
+        """End everybody who waits, for the thread has ended."""
+        self._error = error
+        for waiter in self._waiters.values():
+            if not waiter.done():
+                waiter.set_exception(error)
+
+    # In the reactor's thread.
+
+    def _run(self) -> None:
+        try:
+            self._work()
+        except BaseException as error:  # noqa: BLE001 - whoever waits would wait for ever.
+            self._loop.call_soon_threadsafe(self._fail, error)
+        for exchange in list(self._running.values()):
+            self._drop(exchange)
+        self._multi.close()
+
+    def _work(self) -> None:
+        while not self._stopping:
+            while self._commands:
+                self._commands.popleft()()
+            self._wait()
+            self._harvest()
+            self._end_stalled()
+            if self._news and not self._told:
+                self._told = True
+                self._loop.call_soon_threadsafe(self._deliver)
+
+    def _wait(self) -> None:
+        """Wait for sockets, for libcurl's timer, or for a command, and let libcurl work."""
+        self._asleep = True
+        now = time.monotonic()
+        pause = self._next_look - now if self._running else _IDLE_SECONDS
+        pause = max(0.0, pause if self._due is None else min(pause, self._due - now))
+        ready = self._selector.select(0.0 if self._commands or self._stopping else pause)
+        self._asleep = False
+        for key, mask in ready:
+            if key.fd == self._wake_reader:
+                os.read(self._wake_reader, 1024)
+            else:
+                bits = (pycurl.CSELECT_IN if mask & _READ else 0) | (pycurl.CSELECT_OUT if mask & _WRITE else 0)
+                self._multi.socket_action(key.fd, bits)
+        if self._due is not None and self._due <= time.monotonic():
+            self._due = None
+            self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
+
+    def _end_stalled(self) -> None:
+        """Give up what stalls. A sender that is held up does not."""
+        now = time.monotonic()
+        if now < self._next_look:
+            return
+        self._next_look = now + self._stall_seconds / _LOOKS_PER_STALL
+        for curl, exchange in list(self._running.items()):
+            if not exchange.is_paused and now - exchange.touched > self._stall_seconds:
+                self._end(curl, f"no byte came for {self._stall_seconds:g} seconds")
+
+    def _harvest(self) -> None:
+        """Note which transfers have ended, and hand the news over."""
+        more = 1
+        while more:
+            more, good, bad = self._multi.info_read()
+            for curl in good:
+                self._end(curl, None)
+            for curl, _, message in bad:
+                self._end(curl, message)
+
+    def _begin(self, exchange: Exchange) -> None:
+        if exchange.abandoned:
+            return
+        curl = self._idle.pop() if self._idle else self._new_handle()
+        exchange.begin(curl, self._news.append)
+        self._running[curl] = exchange
+        self._multi.add_handle(curl)
+
+    def _unpause(self, exchange: Exchange) -> None:
+        if exchange.is_paused:
+            exchange.is_paused = False
+            exchange.touched = time.monotonic()
+            if exchange.curl is not None:
+                with suppress(pycurl.error):  # It has ended meanwhile, and is harvested like any other.
+                    exchange.curl.pause(pycurl.PAUSE_CONT)
+
+    def _drop(self, exchange: Exchange) -> None:
+        if exchange.curl is not None:
+            self._end(exchange.curl, "given up")
+
+    def _end(self, curl: Any, failure: str | None) -> None:  # noqa: ANN401 - pycurl has no types.
+        self._multi.remove_handle(curl)
+        self._idle.append(curl)
+        self._running.pop(curl).end(failure)
+
+    def _stop(self) -> None:
+        self._stopping = True
+
+    def _watch(self, interest: int, fd: int, _multi: Any, _data: Any) -> None:  # noqa: ANN401 - pycurl has no types.
+        """Watch a socket as libcurl asks."""
+        if interest == pycurl.POLL_REMOVE:
+            self._watched.discard(fd)
+            self._selector.unregister(fd)
+        elif fd in self._watched:
+            self._selector.modify(fd, _INTERESTS[interest])
+        else:
+            self._watched.add(fd)
+            self._selector.register(fd, _INTERESTS[interest])
+
+    def _set_timer(self, milliseconds: int) -> None:
+        self._due = None if milliseconds < 0 else time.monotonic() + milliseconds / 1000

@@ -1,0 +1,70 @@
+"""Signing GETs by AWS Signature Version 4, at a few microseconds each.
+
+botocore signs any request, at many times the cost; one test holds both to the same signatures. The key that
+signs is good for a day and is kept; what is left for a request are two digests.
+
+Source: *Signature Version 4 signing process*, AWS documentation.
+"""
+
+import hashlib
+import hmac
+from datetime import datetime
+
+from botocore.credentials import ReadOnlyCredentials
+
+_NO_BODY = hashlib.sha256(b"").hexdigest()
+
+
+class Signer:
+    """Signs GETs to one host.
+
+    Args:
+        host: The host, with its port if that is not the scheme's own.
+        region: The region that signatures name.
+    """
+
+    def __init__(self, host: str, region: str) -> None:
+        self._host = host
+        self._region = region
+        self._kept: tuple[tuple[str, str], bytes] | None = None
+
+    def headers(
+        self, path: str, extra: dict[str, str], credentials: ReadOnlyCredentials, now: datetime
+    ) -> dict[str, str]:
+        """Return the headers that sign a GET without a query.
+
+        Args:
+            path: The path, percent-encoded as it is sent.
+            extra: Further headers to sign: names in lower case, values of printable ASCII without blanks at either end.
+            credentials: Whose signature it is.
+            now: The time, UTC.
+
+        Returns:
+            All headers to send, those in `extra` among them, except `host`.
+        """
+        time = now.strftime("%Y%m%dT%H%M%SZ")
+        signed = {"x-amz-content-sha256": _NO_BODY, "x-amz-date": time, **extra}
+        if credentials.token:
+            signed["x-amz-security-token"] = credentials.token
+        names = sorted([*signed, "host"])
+        lines = "".join(f"{name}:{self._host if name == 'host' else signed[name]}\n" for name in names)
+        listed = ";".join(names)
+        request = f"GET\n{path}\n\n{lines}\n{listed}\n{_NO_BODY}"
+        scope = f"{time[:8]}/{self._region}/s3/aws4_request"
+        digest = hashlib.sha256(request.encode()).hexdigest()
+        text = f"AWS4-HMAC-SHA256\n{time}\n{scope}\n{digest}"
+        signature = hmac.digest(self._key(credentials.secret_key, time[:8]), text.encode(), "sha256").hex()
+        signed["authorization"] = (
+            f"AWS4-HMAC-SHA256 Credential={credentials.access_key}/{scope}, "
+            f"SignedHeaders={listed}, Signature={signature}"
+        )
+        return signed
+
+    def _key(self, secret: str, day: str) -> bytes:
+        """Return the key of a day."""
+        if self._kept is None or self._kept[0] != (secret, day):
+            key = f"AWS4{secret}".encode()
+            for word in (day, self._region, "s3", "aws4_request"):
+                key = hmac.digest(key, word.encode(), "sha256")
+            self._kept = (secret, day), key
+        return self._kept[1]
