@@ -15,7 +15,7 @@ from . import operations
 from .errors import UsageError
 from .events import Event, PagePlanned, Report
 from .model import Decision, RemoteObject
-from .settings import Existing, Settings, Source, Transport, Verify
+from .settings import Concurrency, Existing, Settings, Source, Transport, Verify
 from .summary import Summary, Tally
 
 T = TypeVar("T")
@@ -45,7 +45,7 @@ class PlanOptions(SourceOptions, total=False):
 class FetchOptions(PlanOptions, total=False):
     """How to fetch; see `Settings`. `stall` is in seconds."""
 
-    concurrency: int
+    concurrency: Concurrency
     verify: Verify | str
     transport: Transport | str
     attempts: int

@@ -87,6 +87,13 @@ class ListingRetrying:
 
 
 @dataclass(frozen=True, slots=True)
+class LimitSet:
+    """From now on so many objects may be in flight. Only where that was left to the run."""
+
+    objects: int
+
+
+@dataclass(frozen=True, slots=True)
 class Fetched:
     """An object was downloaded, proved, put in place and recorded."""
 
@@ -121,5 +128,5 @@ class Committed:
     outcomes: Sequence[Outcome]
 
 
-Event = PartsKnown | PagePlanned | ListingEnded | ListingRetrying | Received | Retrying | Committed
+Event = PartsKnown | PagePlanned | ListingEnded | ListingRetrying | Received | Retrying | LimitSet | Committed
 Report = Callable[[Event], None]

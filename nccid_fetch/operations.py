@@ -23,6 +23,7 @@ from .pipeline import Pages, plan_all, run
 from .planfile import parts_of_plan, read_plan
 from .planning import Planner
 from .settings import Settings, Source, Transport
+from .slots import Slots
 from .store.pages import PAGE_KEYS, Lister
 from .store.protocol import Reader
 from .store.reference import ReferenceReader
@@ -59,7 +60,7 @@ async def fetch(
         session = await stack.enter_async_context(
             open_session(
                 source,
-                connections=settings.concurrency + LISTING_CONNECTIONS,
+                connections=settings.concurrency_max + LISTING_CONNECTIONS,
                 stall_seconds=settings.stall_seconds,
             )
         )
@@ -76,7 +77,7 @@ async def fetch(
             raise destination_error(error, settings.dest) from error
         stack.callback(_clear_quietly, destination)
         stack.enter_context(journal.run(command, [warehouse.part_prefix(source.group, part) for part in parts]))
-        disk = stack.enter_context(Disk(min(settings.concurrency + 2, THREADS_MAX)))
+        disk = stack.enter_context(Disk(min(settings.concurrency_max + 2, THREADS_MAX)))
         journal_thread = stack.enter_context(Disk(1))
         lets_through = key_filter(settings.include, settings.exclude)
         planner = Planner(
@@ -100,6 +101,7 @@ async def fetch(
             destination=destination,
             disk=disk,
             settings=settings,
+            slots=Slots(settings.concurrency_max),
             report=report,
         )
         committer = Committer(
@@ -194,7 +196,7 @@ def _reader(session: Session, settings: Settings, reference: ReferenceReader) ->
         return reference
     from .store.fast import FastReader  # noqa: PLC0415 - loads a library that the other transport does not need.
 
-    return FastReader(session, connections=settings.concurrency)
+    return FastReader(session, connections=settings.concurrency_max)
 
 
 async def _listed(listing: Listing, source: Source, part: str) -> AsyncGenerator[Sequence[RemoteObject], None]:

@@ -14,14 +14,15 @@ raised ends all tasks. Whatever ends the run, what was verified by then is put i
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
+from .adaptive import AdaptiveLimit
 from .commit import Committer, Ending
 from .decisions import Nesting, displace
 from .destination import destination_error
 from .errors import EndpointError, ListingDeniedError, ObjectError, Reason, decisive
-from .events import Adopted, Failed, Fetched, ListingEnded, Report
+from .events import Adopted, Event, Failed, Fetched, LimitSet, ListingEnded, Report, Retrying
 from .keys import is_folder_marker
 from .model import Check, Decision, Fetch, PartState, Refuse, RemoteObject
 from .planning import Planner
@@ -72,6 +73,32 @@ class _Breaker:
                 )
 
 
+class _Auto:
+    """`--concurrency auto`: sets the limit of the slots by what workers see and retries say."""
+
+    def __init__(self, tools: Tools) -> None:
+        self._tools = tools
+        self._adaptive = AdaptiveLimit()
+        self._apply()
+
+    def fetched(self, size: int, began: float) -> None:
+        tools = self._tools
+        self._adaptive.finished(size, began, tools.now(), tools.slots.in_flight)
+        self._apply()
+
+    def report(self, event: Event) -> None:
+        if isinstance(event, Retrying) and event.throttled:
+            self._adaptive.throttled(self._tools.now())
+            self._apply()
+        self._tools.report(event)
+
+    def _apply(self) -> None:
+        limit = self._adaptive.limit
+        if limit != self._tools.slots.limit:
+            self._tools.slots.limit = limit
+            self._tools.report(LimitSet(limit))
+
+
 async def run(pages: Pages, planner: Planner, tools: Tools, committer: Committer) -> None:
     """Bring the destination in line with the pages, once.
 
@@ -120,6 +147,10 @@ async def _flow(
     """Let listings, workers and committer work, until all is dealt with or one of them fails."""
     queue: asyncio.Queue[Decision | None] = asyncio.Queue(QUEUE_OBJECTS)
     breaker = _Breaker()
+    auto = None
+    if tools.settings.concurrency == "auto":
+        auto = _Auto(tools)
+        tools = replace(tools, report=auto.report)
 
     async def deal(decisions: Sequence[Decision]) -> bool:
         for decision in decisions:
@@ -133,12 +164,12 @@ async def _flow(
     async with asyncio.TaskGroup() as group:
         watch = group.create_task(_watch(committing), name="watch")
         async with asyncio.TaskGroup() as workers:
-            for number in range(tools.settings.concurrency):
-                workers.create_task(_work(queue, breaker, tools, committer), name=f"worker-{number}")
+            for number in range(tools.settings.concurrency_max):
+                workers.create_task(_work(queue, breaker, tools, committer, auto), name=f"worker-{number}")
             async with asyncio.TaskGroup() as producers:
                 for parts, objects in pages.items():
                     producers.create_task(_produce(parts, objects, planner, deal), name=f"listing-{parts}")
-            for _ in range(tools.settings.concurrency):
+            for _ in range(tools.settings.concurrency_max):
                 await queue.put(None)
         watch.cancel()
 
@@ -191,14 +222,22 @@ async def _produce(
         planner.report(end)
 
 
-async def _work(queue: "asyncio.Queue[Decision | None]", breaker: _Breaker, tools: Tools, committer: Committer) -> None:
+async def _work(
+    queue: "asyncio.Queue[Decision | None]",
+    breaker: _Breaker,
+    tools: Tools,
+    committer: Committer,
+    auto: _Auto | None,
+) -> None:
     """Do what is queued, one object after another, until the end mark."""
     while (decision := await queue.get()) is not None:
         remote = decision.remote
         part = part_of(remote.key, tools.group)
-        if part in breaker.given_up:
-            continue
+        await tools.slots.acquire()
+        began = tools.now()
         try:
+            if part in breaker.given_up:
+                continue
             ending = await _carry_out(decision, tools)
         except ObjectError as error:
             breaker.failed(part, error, tools.report)
@@ -207,6 +246,10 @@ async def _work(queue: "asyncio.Queue[Decision | None]", breaker: _Breaker, tool
             raise destination_error(error, tools.destination.dest) from error
         else:
             breaker.succeeded(part)
+            if auto is not None and isinstance(decision, Fetch):
+                auto.fetched(remote.size, began)
+        finally:
+            tools.slots.release()
         await committer.put(ending)
 
 

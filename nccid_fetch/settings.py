@@ -7,12 +7,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
 from . import warehouse
+from .adaptive import LIMIT_MAX
 from .errors import UsageError
 
 CONCURRENCY_MAX = 1024
+Concurrency = int | Literal["auto"]
+"""A number, or as many as prove to be worth it."""
 
 
 class Verify(StrEnum):
@@ -105,7 +109,7 @@ class Settings:
     Attributes:
         dest: The destination folder.
         parts: What was asked for; empty for every part that the credentials allow.
-        concurrency: Objects in flight.
+        concurrency: Objects in flight; `auto` to find out.
         include: Globs on the key below the group; a key must match one, if there are any.
         exclude: Globs that win over `include`.
         verify: Hold bodies against their MD5, or against their size alone.
@@ -120,7 +124,7 @@ class Settings:
 
     dest: Path
     parts: tuple[str, ...] = ()
-    concurrency: int = 64
+    concurrency: Concurrency = 64
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     verify: Verify = Verify.MD5
@@ -134,14 +138,23 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Refuse values without a meaning."""
-        if not 1 <= self.concurrency <= CONCURRENCY_MAX:
-            raise UsageError(f"--concurrency {self.concurrency} is out of range", hint=f"1 to {CONCURRENCY_MAX}")
+        if self.concurrency != "auto" and (
+            not isinstance(self.concurrency, int) or not 1 <= self.concurrency <= CONCURRENCY_MAX
+        ):
+            raise UsageError(
+                f"--concurrency {self.concurrency} is out of range", hint=f"1 to {CONCURRENCY_MAX}, or auto"
+            )
         if self.attempts < 1:
             raise UsageError(f"--attempts {self.attempts} is out of range", hint="1 or more")
         if self.stall_seconds <= 0:
             raise UsageError(f"--stall {self.stall_seconds:g}s is out of range", hint="more than 0s")
         for part in self.parts:
             check_part(part)
+
+    @property
+    def concurrency_max(self) -> int:
+        """Objects in flight, at most."""
+        return LIMIT_MAX if self.concurrency == "auto" else self.concurrency
 
     @property
     def file_mode(self) -> int:

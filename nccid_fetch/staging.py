@@ -4,6 +4,7 @@ It gets the object's name only by `Destination.publish`, after it was verified. 
 called in a thread.
 """
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import suppress
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from .model import Chunk
 
 READ_BYTES = 1 << 20
-_STAGE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_STAGE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def chunks_of(descriptor: int) -> Iterator[bytes]:
@@ -99,6 +100,39 @@ class StagedFile:
         self.size += len(rest)
         while rest:
             rest = rest[os.write(self._fd, rest) :]
+
+    def write_at(self, offset: int, chunk: "Chunk") -> None:
+        """Write bytes where they belong; they count when `take_in` reaches them.
+
+        Raises:
+            OSError: The disk is full or broken.
+        """
+        if self._fd < 0:
+            self._open()
+        rest = memoryview(chunk)
+        while rest:
+            written = os.pwrite(self._fd, rest, offset)
+            rest, offset = rest[written:], offset + written
+
+    def take_in(self, stop: int) -> None:
+        """Count what was written up to an offset, and hash it.
+
+        Raises:
+            OSError: The disk cannot be read.
+        """
+        while self._md5 is not None and self.size < stop:
+            chunk = os.pread(self._fd, min(READ_BYTES, stop - self.size), self.size)
+            if not chunk:
+                raise OSError(errno.EIO, "what was written cannot be read back")
+            self._md5.update(chunk)
+            self.size += len(chunk)
+        self.size = stop
+
+    def cut(self) -> None:
+        """Drop what was written beyond what counts, and go on there."""
+        if self._fd >= 0:
+            os.ftruncate(self._fd, self.size)
+            os.lseek(self._fd, self.size, os.SEEK_SET)
 
     def seal(self, modified_ns: int) -> None:
         """Give the file its mtime and close it: its content is complete.

@@ -13,6 +13,7 @@ from .events import (
     Event,
     Failed,
     Fetched,
+    LimitSet,
     ListingEnded,
     ListingRetrying,
     PagePlanned,
@@ -88,12 +89,13 @@ class Tally:
     received_bytes: int = 0
     retries: int = 0
     throttled: int = 0
+    limit: int | None = None
     known_by_size: int = 0
     named: bool = False
     listing_failed: bool = False
     denied_later: bool = False
 
-    def __call__(self, event: Event) -> None:
+    def __call__(self, event: Event) -> None:  # noqa: C901 - a case for each event.
         """Count an event."""
         match event:
             case Received(size):
@@ -107,6 +109,8 @@ class Tally:
             case Retrying() | ListingRetrying():
                 self.retries += not event.throttled
                 self.throttled += event.throttled
+            case LimitSet(objects):
+                self.limit = objects
             case PartsKnown(parts, states, named):
                 self.named = named
                 for part in parts:

@@ -33,8 +33,10 @@ from .events import Received, Report, Retrying
 from .keys import path_of
 from .model import Check, Chunk, RemoteObject, VerifiedBy, Why
 from .proof import prove
+from .ranges import RANGED_BYTES_MIN, check_body, receive_ranges
 from .retry import Patience
 from .settings import Settings, Verify
+from .slots import Slots
 from .staging import StagedFile, chunks_of
 from .store.pages import Lister
 from .store.protocol import SLOW_BYTES_PER_SECOND, SLOW_SECONDS, WHOLE_BYTES_MAX, Facts, Reader
@@ -53,6 +55,7 @@ class Tools:
         destination: Where files go.
         disk: Where blocking work is done.
         settings: How to fetch.
+        slots: The places for objects in flight.
         report: Who wants to know.
         sleep: Waits for seconds.
         chance: A number in [0, 1).
@@ -66,6 +69,7 @@ class Tools:
     destination: Destination
     disk: Disk
     settings: Settings
+    slots: Slots
     report: Report
     sleep: Callable[[float], Awaitable[None]] = field(default=asyncio.sleep)
     chance: Callable[[], float] = field(default=random.random)
@@ -132,16 +136,15 @@ class _Transfer:
     async def _receive(self, reader: Reader) -> None:
         """Bring what is missing of the body, and seal the staged file."""
         remote, staged, tools = self.remote, self.staged, self.tools
+        if reader.honours_ranges and remote.size - staged.size >= RANGED_BYTES_MIN:
+            self.facts = await receive_ranges(
+                remote, staged, reader, slots=tools.slots, disk=tools.disk, report=tools.report
+            )
+            await tools.disk.run(lambda: staged.seal(remote.modified_ns))
+            return
         start = staged.size
         async with reader.get(remote, start) as body:
-            if not body.etag:
-                raise TransientError("the server does not say which version it sent")
-            if body.etag != remote.etag:
-                raise ObjectError(
-                    Reason.CHANGED, "it was replaced after it was listed; a rerun fetches the new version"
-                )
-            if body.length != remote.size - start:
-                raise ShortBodyError(f"the server promised {start + body.length} bytes, and listed {remote.size}")
+            check_body(body, remote, remote.size - start)
             self.facts = body.facts
             chunks = body.chunks()
             while (chunk := await self._next(chunks)) is not None:

@@ -37,7 +37,7 @@ from nccid_fetch import (
     plan,
     plan_async,
 )
-from nccid_fetch.events import Committed, Fetched, ListingEnded, PagePlanned, PartsKnown, Received
+from nccid_fetch.events import Committed, Fetched, LimitSet, ListingEnded, PagePlanned, PartsKnown, Received
 from nccid_fetch.journal import Journal
 from nccid_fetch.warehouse import BUCKET
 
@@ -156,6 +156,13 @@ def test_fetch_takes_parts_and_the_options_of_the_command_line(s3: ScriptedS3, t
     assert (tmp_path / "ct/Covid0/1/2/a.dcm").stat().st_mode & 0o777 == 0o640
 
 
+def test_concurrency_may_be_left_to_the_run(s3: ScriptedS3, tmp_path: Path) -> None:
+    events: list[Event] = []
+    assert fetch(dest=tmp_path, endpoint_url=s3.endpoint_url, concurrency="auto", report=events.append).exit_code == 0
+    assert [event.objects for event in events if isinstance(event, LimitSet)] == [64]
+    assert files(tmp_path) == OBJECTS
+
+
 def test_a_glob_may_be_given_without_a_list(s3: ScriptedS3, tmp_path: Path) -> None:
     """Its letters are globs as well: taken one by one, the star alone would let everything through."""
     fetch(dest=tmp_path, endpoint_url=s3.endpoint_url, include="ct/*", exclude="*/b.dcm")
@@ -265,7 +272,14 @@ def test_stopping_a_notebooks_cell_stops_the_run(s3: ScriptedS3, tmp_path: Path)
 @pytest.mark.parametrize(
     "options",
     [
-        *({"verify": "sha1"}, {"existing": "eat"}, {"transport": "pigeon"}, {"concurrency": 0}, {"attempts": 0}),
+        *(
+            {"verify": "sha1"},
+            {"existing": "eat"},
+            {"transport": "pigeon"},
+            {"concurrency": 0},
+            {"concurrency": "many"},
+            {"attempts": 0},
+        ),
         *({"stall": 0.0}, {"group": "test"}, {"bucket": "s3://bucket"}, {"endpoint_url": "http://s3.example.org"}),
         {"profile": "nobody"},
     ],

@@ -17,23 +17,15 @@ LINES_MAX = 450
 # `nccid_fetch` itself is the door: it names what is public, loads it when it is asked for, and has no rank.
 RANKS = (
     (
-        "warehouse",
-        "errors",
-        "digests",
-        "demo.clinical",
-        "disk",
-        "durability",
-        "cli",
-        "store",
-        "store.reactor",
-        "store.signing",
+        *("warehouse", "errors", "adaptive", "digests", "slots", "disk", "durability"),
+        *("cli", "demo.clinical", "store", "store.reactor", "store.signing"),
     ),
     ("model", "keys", "retry", "settings", "demo"),
     (
         *("decisions", "events", "journal", "planfile", "staging", "walk"),
         *("store.answers", "store.protocol", "store.session", "demo.synthetic"),
     ),
-    ("destination", "summary", "store.fast", "store.pages", "store.reference", "demo.server"),
+    ("destination", "ranges", "summary", "store.fast", "store.pages", "store.reference", "demo.server"),
     ("listing", "proof", "planning", "commit", "cli.output"),
     ("transfer", "cli.display", "cli.options", "cli.runner"),
     ("pipeline",),
@@ -45,7 +37,10 @@ RANKS = (
 )
 RANK = {module: rank for rank, modules in enumerate(RANKS) for module in modules}
 
-PURE = ("warehouse", "errors", "model", "retry", "digests", "keys", "settings", "decisions", "events", "summary")
+PURE = (
+    *("warehouse", "errors", "adaptive", "model", "retry", "digests", "keys", "settings", "decisions", "events"),
+    "summary",
+)
 """Values in, values out: no clock, no chance, no disk, no network, no loop. `store.protocol` is types alone."""
 IMPURE = {
     *("asyncio", "concurrent", "threading", "socket", "subprocess", "signal", "sqlite3", "io", "shutil", "tempfile"),

@@ -147,6 +147,7 @@ def nothing_granted(s3: ScriptedS3) -> None:
         (["all", "--concurrency", "many"], "--concurrency"),
         (["all", "--concurrency", "0"], "--concurrency"),
         (["all", "--concurrency", "1025"], "--concurrency"),
+        (["all", "--concurrency", ""], "--concurrency"),
         (["all", "--attempts", "0"], "--attempts"),
         (["all", "--stall", "soon"], "--stall"),
         (["all", "--stall", "0s"], "--stall"),
@@ -548,6 +549,8 @@ def test_options_come_from_the_environment_and_flags_beat_it(
     monkeypatch.setenv("NCCID_FETCH_CONCURRENCY", "0")
     assert cli("all").code == 2
     assert cli("all", "--concurrency", "1").code == 0
+    monkeypatch.setenv("NCCID_FETCH_CONCURRENCY", "auto")
+    assert cli("all").code == 0
 
 
 def test_include_and_exclude_choose_by_the_key_below_the_group(cli: Cli, s3: ScriptedS3, dest: Path) -> None:

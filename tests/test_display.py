@@ -9,7 +9,17 @@ from rich.console import Console
 from nccid_fetch.cli.display import Progress, Rate
 from nccid_fetch.cli.output import size_text, time_text
 from nccid_fetch.errors import Reason
-from nccid_fetch.events import Committed, Failed, Fetched, ListingEnded, PagePlanned, PartsKnown, Received, Retrying
+from nccid_fetch.events import (
+    Committed,
+    Failed,
+    Fetched,
+    LimitSet,
+    ListingEnded,
+    PagePlanned,
+    PartsKnown,
+    Received,
+    Retrying,
+)
 from nccid_fetch.model import ETag, Fetch, PartState, RemoteObject, Skip, VerifiedBy, Why
 from nccid_fetch.summary import Tally
 
@@ -114,6 +124,16 @@ def test_troubles_are_counted_where_there_are_any() -> None:
     run.tally(Retrying(remotes[3], 1, "slow down", 0.1, throttled=True))
     run.tally(Committed([Failed(refused, Reason.CONFLICT, ""), Failed(failed, Reason.GONE, "")]))
     assert run.progress.line().endswith("listing..., 2 failed, 1 retries, 2 throttled")
+
+
+def test_how_many_are_in_flight_is_shown_where_the_run_finds_out() -> None:
+    run = Run()
+    run.page(10)
+    assert "in flight" not in run.progress.line()
+    run.tally(LimitSet(64))
+    run.tally(LimitSet(96))
+    assert run.progress.line().endswith("listing..., 96 in flight (auto)")
+    assert "96 in flight (auto)" in run.rendered(200)
 
 
 def test_a_rate_is_that_of_the_last_moments() -> None:

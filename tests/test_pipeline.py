@@ -20,7 +20,7 @@ from nccid_fetch.destination import Destination
 from nccid_fetch.digests import md5_of
 from nccid_fetch.disk import Disk
 from nccid_fetch.errors import DestinationError, EndpointError
-from nccid_fetch.events import Committed, Event, ListingEnded, PagePlanned, Received
+from nccid_fetch.events import Committed, Event, LimitSet, ListingEnded, PagePlanned, Received
 from nccid_fetch.journal import Journal
 from nccid_fetch.model import Fetch, PartState, RemoteObject, Why
 from nccid_fetch.pipeline import DENIED_MAX, EXHAUSTED_MAX, QUEUE_OBJECTS
@@ -223,6 +223,87 @@ def test_as_many_objects_are_in_flight_as_was_asked_for_and_no_more(s3: Scripted
     s3.script("get", Do(arrived, Hold(enough)), count=None)
     assert fetch(s3, dest, concurrency=20).exit_code == 0
     assert s3.in_flight_max == 20
+
+
+class Pilot:
+    """Stands in for the limit that is found out: three, then six when twenty have come, and two when told to slow down."""
+
+    def __init__(self) -> None:
+        self.limit = 3
+        self.seen: list[tuple[int, float, int]] = []
+        self.told = 0
+
+    def finished(self, size: int, began: float, now: float, in_flight: int) -> None:
+        self.seen.append((size, now - began, in_flight))
+        if len(self.seen) == 20:
+            self.limit = 6
+
+    def throttled(self, now: float) -> None:
+        self.told += 1
+        self.limit = 2
+
+
+@pytest.fixture
+def pilot(monkeypatch: pytest.MonkeyPatch) -> Pilot:
+    made = Pilot()
+    monkeypatch.setattr("nccid_fetch.pipeline.AdaptiveLimit", lambda: made)
+    return made
+
+
+def test_with_auto_as_many_objects_are_in_flight_as_are_found_to_be_worth_it(
+    s3: ScriptedS3, dest: Path, pilot: Pilot
+) -> None:
+    keys = stock(s3, 60)
+    three, six = threading.Event(), threading.Event()
+    most_at_first = 0
+
+    def arrived() -> None:
+        nonlocal most_at_first
+        if s3.gets() == 3:
+            three.set()
+        if s3.gets() == 20:
+            most_at_first = s3.in_flight_max
+        if s3.gets() == 26:
+            six.set()
+
+    s3.script("get", Do(arrived, Hold(three)), count=20)
+    s3.script("get", Do(arrived, Hold(six)), count=None)
+    run = fetch(s3, dest, concurrency="auto")
+    assert check_tree(dest, snapshot(s3)) == set(keys)
+    assert (most_at_first, s3.in_flight_max) == (3, 6)
+    assert [event.objects for event in run.events if isinstance(event, LimitSet)] == [3, 6]
+    assert sorted(size for size, _, _ in pilot.seen) == sorted(len(snapshot(s3)[key][0].body) for key in keys)
+    assert all(seconds > 0 for _, seconds, _ in pilot.seen)
+    assert max(in_flight for _, _, in_flight in pilot.seen) == 6
+
+
+@pytest.mark.parametrize("transport", Transport)
+def test_with_auto_being_told_to_slow_down_counts(
+    s3: ScriptedS3, dest: Path, pilot: Pilot, transport: Transport
+) -> None:
+    keys = stock(s3, 10)
+    s3.script("get", Status(503, "SlowDown"), key=keys[4], count=4)
+    s3.script("get", Status(500, "InternalError"), key=keys[5], count=2)
+    run = fetch(s3, dest, concurrency="auto", transport=transport)
+    assert (run.exit_code, pilot.told) == (0, run.tally.throttled)
+    assert pilot.told >= 3
+    assert run.tally.limit == 2
+
+
+def test_with_auto_what_was_there_already_tells_nothing_of_the_network(
+    s3: ScriptedS3, dest: Path, pilot: Pilot
+) -> None:
+    stock(s3, 10)
+    fetch(s3, dest)
+    shutil.rmtree(dest / ".nccid-fetch")
+    assert fetch(s3, dest, concurrency="auto").tally.adopted.objects == 10
+    assert pilot.seen == []
+
+
+def test_a_fixed_number_stays_what_it_is(s3: ScriptedS3, dest: Path) -> None:
+    stock(s3, 10)
+    run = fetch(s3, dest, concurrency=5)
+    assert run.tally.limit is None
 
 
 # --- What goes wrong with one object, and with one part -------------------------------------------

@@ -17,6 +17,7 @@ from nccid_fetch.events import Event, Received, Retrying
 from nccid_fetch.model import ETag, RemoteObject, VerifiedBy
 from nccid_fetch.retry import MISMATCHES_MAX, THROTTLED_SECONDS_MAX
 from nccid_fetch.settings import Settings, Source, Transport, Verify
+from nccid_fetch.slots import Slots
 from nccid_fetch.staging import StagedFile
 from nccid_fetch.store.pages import Lister
 from nccid_fetch.store.protocol import Facts
@@ -115,6 +116,7 @@ class Bench:
                     destination=destination,
                     disk=disk,
                     settings=settings,
+                    slots=Slots(4),
                     report=self.events.append,
                     **(defaults | tools),
                 )
@@ -316,6 +318,8 @@ def test_a_lie_told_for_ever_is_never_a_file(bench: Bench, s3: ScriptedS3, trans
 @dataclass
 class Flood:
     """A reader whose answers promise one length and have another: what no HTTP client should let through."""
+
+    honours_ranges = False
 
     remote: RemoteObject
     promised: int | None = None

@@ -70,6 +70,7 @@ class Progress:
         ]
         troubles = {"failed": tally.failed + tally.refused, "retries": tally.retries, "throttled": tally.throttled}
         parts += [f"{number:,} {name}" for name, number in troubles.items() if number]
+        parts.append(f"{tally.limit} in flight (auto)" if tally.limit else "")
         return ", ".join(part for part in parts if part)
 
     def _total(self) -> str:

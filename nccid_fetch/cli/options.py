@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 from inspect import Parameter, Signature
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -24,6 +24,15 @@ def _duration(text: str) -> float:
     if not found:
         raise typer.BadParameter(f"{text!r} is not a time like 30s, 15m or 8h")
     return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
+
+
+def _concurrency(text: str | int) -> int | Literal["auto"]:
+    if text == "auto":
+        return "auto"
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is neither a number nor auto") from None
 
 
 def _folder(text: str | Path) -> Path:
@@ -103,11 +112,13 @@ Dest = Annotated[
     ),
 ]
 Concurrency = Annotated[
-    int,
+    int,  # Or "auto": typer takes no unions, and leaves it to the parser.
     typer.Option(
         "--concurrency",
         envvar=_env("CONCURRENCY"),
-        help=f"Objects in flight, 1 to {CONCURRENCY_MAX}.",
+        parser=_concurrency,
+        metavar="N|auto",
+        help=f"Objects in flight, 1 to {CONCURRENCY_MAX}; auto finds out how many are worth it.",
         rich_help_panel=_FETCH,
     ),
 ]

@@ -65,6 +65,7 @@ class FastReader:
         )
         for reactor in islice(self._reactors, count):
             session.at_close(reactor.close)
+        self.honours_ranges = True
         self.has_given = False
         self.failures = 0
 
@@ -149,6 +150,7 @@ class _FastBody:
             raise RefusedError(f"{endpoint} did not give it: {status or exchange.failure}")
         is_part = self._start > 0 or self._stop is not None
         if status != (206 if is_part else 200) or exchange.length < 0:
+            reader.honours_ranges &= not (is_part and status == 200)
             raise RefusedError(f"{endpoint} refused it ({status})")
         if is_part and not exchange.headers.get("content-range", "").startswith(f"bytes {self._start}-"):
             raise RefusedError(f"{endpoint} ignored a range")

@@ -84,7 +84,13 @@ class Body(Protocol):
 
 
 class Reader(Protocol):
-    """One way to read objects."""
+    """One way to read objects.
+
+    Attributes:
+        honours_ranges: Whether it is worth asking it for several ranges of an object at once.
+    """
+
+    honours_ranges: bool
 
     def can_read(self, key: str) -> bool:
         """Say whether this reader can express a key."""

@@ -29,6 +29,8 @@ class ReferenceReader:
         session: The open session.
     """
 
+    honours_ranges = False  # It asks when something went wrong: then simple is better than quick.
+
     def __init__(self, session: Session) -> None:
         self._session = session
 

@@ -1,0 +1,154 @@
+"""A large object by several ranges at once, where places are free: one stream seldom fills a network.
+
+Ranges arrive in any order and are written where they belong; they are hashed in order, as far as the bytes
+reach without a gap. When a range fails, what reaches so far is kept, and the next attempt goes on from there.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable
+from typing import TypeVar
+
+from .disk import Disk
+from .errors import ObjectError, Reason, ShortBodyError, TransientError
+from .events import Received, Report
+from .model import RemoteObject
+from .slots import Slots
+from .staging import StagedFile
+from .store.protocol import Body, Facts, Reader
+
+T = TypeVar("T")
+
+RANGED_BYTES_MIN = 32 << 20
+"""A smaller object comes in one piece: most objects of a run do, and there are enough of them to fill a network."""
+RANGE_BYTES = 8 << 20
+RANGES_MAX = 8
+"""How many ranges of one object are asked for at once."""
+BUSY_OBJECTS = 16
+"""So many streams fill a network; with as many in flight, an object is not worth a second one."""
+
+
+async def receive_ranges(
+    remote: RemoteObject, staged: StagedFile, reader: Reader, *, slots: Slots, disk: Disk, report: Report
+) -> Facts | None:
+    """Bring what is missing of a large object.
+
+    The caller holds one place for it; more are taken as long as they are free.
+
+    Args:
+        remote: The object.
+        staged: Where its bytes go. It ends with as many as reach without a gap, whatever happens.
+        reader: Who to ask.
+        slots: The places for objects in flight.
+        disk: Where blocking work is done.
+        report: Who wants to know of bytes that come in.
+
+    Returns:
+        What the answers' headers tell.
+
+    Raises:
+        NccidFetchError: As `Reader.get` does, and where an answer is not what was listed.
+        OSError: The disk failed.
+    """
+    return await _Ranges(remote, staged, reader, slots=slots, disk=disk, report=report).receive()
+
+
+class _Ranges:
+    def __init__(
+        self, remote: RemoteObject, staged: StagedFile, reader: Reader, *, slots: Slots, disk: Disk, report: Report
+    ) -> None:
+        self._remote, self._staged, self._reader = remote, staged, reader
+        self._slots, self._disk, self._report = slots, disk, report
+        starts = range(staged.size, remote.size, RANGE_BYTES)
+        self._missing = deque((start, min(start + RANGE_BYTES, remote.size)) for start in starts)
+        loop = asyncio.get_running_loop()
+        self._landed: dict[int, asyncio.Future[None]] = {stop: loop.create_future() for _, stop in self._missing}
+        self._lanes = 0
+        self._facts: Facts | None = None
+
+    async def receive(self) -> Facts | None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._take_in())
+                self._lanes += 1
+                group.create_task(self._lane(group))
+        except BaseExceptionGroup as group_error:
+            raise _first(group_error) from group_error
+        finally:
+            await self._disk.run(self._staged.cut)
+        return self._facts
+
+    async def _lane(self, group: asyncio.TaskGroup) -> None:
+        """Bring one range after another, and open further lanes while there are places for them."""
+        while self._missing:
+            start, stop = self._missing.popleft()
+            while self._missing and self._lanes < RANGES_MAX and self._has_place():
+                self._lanes += 1
+                group.create_task(self._further_lane(group))
+            await self._bring(start, stop)
+            self._landed[stop].set_result(None)
+
+    async def _further_lane(self, group: asyncio.TaskGroup) -> None:
+        try:
+            await self._lane(group)
+        finally:
+            self._lanes -= 1
+            self._slots.release()
+
+    def _has_place(self) -> bool:
+        return self._slots.in_flight < BUSY_OBJECTS and self._slots.try_acquire()
+
+    async def _bring(self, start: int, stop: int) -> None:
+        remote, staged = self._remote, self._staged
+        async with self._reader.get(remote, start, stop) as body:
+            check_body(body, remote, stop - start)
+            self._facts = body.facts
+            async for chunk in body.chunks():
+                offset, start = start, start + len(chunk)
+                if start > stop:
+                    raise ShortBodyError(f"the server sent more than the {stop - offset} bytes that were asked for")
+                self._report(Received(len(chunk)))
+                await _to_its_end(self._disk.run(lambda: staged.write_at(offset, chunk)))  # noqa: B023 - awaited here.
+        if start != stop:
+            raise ShortBodyError(f"a range ended {stop - start} bytes early")
+
+    async def _take_in(self) -> None:
+        """Hash what has landed, in order."""
+        for stop, landed in self._landed.items():
+            await landed
+            await _to_its_end(self._disk.run(lambda: self._staged.take_in(stop)))  # noqa: B023 - awaited here.
+
+
+def check_body(body: Body, remote: RemoteObject, length: int) -> None:
+    """Refuse a body that is not the version that was listed, or not as long.
+
+    Raises:
+        ObjectError: It is another version.
+        TransientError: The answer does not say which, or promises another length.
+    """
+    if not body.etag:
+        raise TransientError("the server does not say which version it sent")
+    if body.etag != remote.etag:
+        raise ObjectError(Reason.CHANGED, "it was replaced after it was listed; a rerun fetches the new version")
+    if body.length != length:
+        raise ShortBodyError(
+            f"the server promised {remote.size - length + body.length} bytes, and listed {remote.size}"
+        )
+
+
+def _first(group: BaseExceptionGroup) -> BaseException:
+    """Return the error that came first; the others were cancelled by it."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+async def _to_its_end(work: Awaitable[T]) -> T:
+    """Await work in a thread to its end, also through a cancellation: nobody may close a file that it writes to."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
