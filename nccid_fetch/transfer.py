@@ -147,7 +147,7 @@ class _Transfer:
             check_body(body, remote, remote.size - start)
             self.facts = body.facts
             chunks = body.chunks()
-            while (chunk := await self._next(chunks)) is not None:
+            while (chunk := await (anext(chunks, None) if body.is_there else self._next(chunks))) is not None:
                 received = len(chunk)
                 if staged.size + received > remote.size:
                     raise ShortBodyError(f"the server sent more than the {remote.size} bytes it listed")

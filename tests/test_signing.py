@@ -39,14 +39,14 @@ def test_a_signature_is_that_of_botocore(
     url = f"https://bucket.s3.eu-west-2.amazonaws.com/{quote(key, safe='/-_.~')}"
     extra = {"if-match": f'"{etag}"'} | ({} if start is None else {"range": f"bytes={start}-"})
     signer = Signer("bucket.s3.eu-west-2.amazonaws.com", "eu-west-2")
-    headers = signer.headers(urlsplit(url).path, extra, credentials, NOW)
+    headers = signer.headers(urlsplit(url).path, extra, credentials, NOW.timestamp())
     assert headers["authorization"].endswith(f"Signature={botocores(url, headers, credentials, NOW)}")
     assert headers.items() >= extra.items()
 
 
 def test_a_port_that_is_not_the_schemes_own_is_signed() -> None:
     url = "http://127.0.0.1:9000/bucket/training/ct/Covid0000/a.dcm"
-    headers = Signer("127.0.0.1:9000", "eu-west-2").headers(urlsplit(url).path, {}, LASTING, NOW)
+    headers = Signer("127.0.0.1:9000", "eu-west-2").headers(urlsplit(url).path, {}, LASTING, NOW.timestamp())
     assert headers["authorization"].endswith(botocores(url, headers, LASTING, NOW))
 
 
@@ -55,5 +55,5 @@ def test_the_key_of_the_day_is_made_anew_with_the_day_and_with_the_credentials()
     signer = Signer("example.org", "eu-west-2")
     for now in (NOW, NOW + timedelta(seconds=1)):
         for credentials in (LASTING, TEMPORARY, LASTING):
-            headers = signer.headers("/bucket/a", {}, credentials, now)
+            headers = signer.headers("/bucket/a", {}, credentials, now.timestamp())
             assert headers["authorization"].endswith(botocores(url, headers, credentials, now))

@@ -319,7 +319,7 @@ def test_a_lie_told_for_ever_is_never_a_file(bench: Bench, s3: ScriptedS3, trans
 class Flood:
     """A reader whose answers promise one length and have another: what no HTTP client should let through."""
 
-    honours_ranges = False
+    honours_ranges = is_there = False
 
     remote: RemoteObject
     promised: int | None = None

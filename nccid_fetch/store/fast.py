@@ -8,9 +8,9 @@ import asyncio
 import os
 import re
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
 from itertools import cycle, islice
 from math import ceil
+from time import time
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote, urlsplit
@@ -88,7 +88,7 @@ class FastReader:
             extra["x-amz-checksum-mode"] = "ENABLED"
         path = f"{self._folder}/{quote(remote.key, safe='/-_.~')}"
         credentials = await self.session.credentials()
-        headers = extra if credentials is None else self._signer.headers(path, extra, credentials, datetime.now(UTC))
+        headers = extra if credentials is None else self._signer.headers(path, extra, credentials, time())
         length = (remote.size if stop is None else stop) - start
         is_whole = length <= WHOLE_BYTES_MAX
         return Exchange(
@@ -106,6 +106,7 @@ class _FastBody:
     etag: ETag
     length: int
     facts: Facts | None
+    is_there: bool
 
     def __init__(
         self, reader: FastReader, reactor: Reactor, remote: RemoteObject, start: int, stop: int | None
@@ -127,6 +128,7 @@ class _FastBody:
         self.etag = ETag.parse(exchange.headers.get("etag", ""))
         self.length = exchange.length
         self.facts = Facts.of(exchange.headers)
+        self.is_there = exchange.ended
         return self
 
     async def __aexit__(

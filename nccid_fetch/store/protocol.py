@@ -65,6 +65,7 @@ class Body(Protocol):
         etag: The version that is being sent.
         length: Bytes that this answer promises.
         facts: What its headers tell, if this reader shows them.
+        is_there: Whether all of the body has come already, so that nobody has to watch how fast it comes.
     """
 
     @property
@@ -73,6 +74,8 @@ class Body(Protocol):
     def length(self) -> int: ...  # noqa: D102
     @property
     def facts(self) -> Facts | None: ...  # noqa: D102
+    @property
+    def is_there(self) -> bool: ...  # noqa: D102
 
     def chunks(self) -> AsyncIterator[Chunk]:
         """Yield the bytes in order.

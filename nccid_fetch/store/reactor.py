@@ -161,7 +161,7 @@ class Reactor:
         self._waiters: dict[Exchange, asyncio.Future[None]] = {}
         self._running: dict[Any, Exchange] = {}
         self._idle: list[Any] = []
-        self._asleep = self._stopping = False
+        self._asleep = self._stopping = self._wake_is_due = False
         self._due: float | None = None
         self._watched: set[int] = set()
         self._selector = selectors.DefaultSelector()
@@ -204,7 +204,8 @@ class Reactor:
 
     def close(self) -> None:
         """Give everything up and end the thread."""
-        self._tell(self._stop)
+        self._commands.append(self._stop)
+        self._wake()
         self._thread.join()
         self._selector.close()
         os.close(self._wake_reader)
@@ -212,6 +213,13 @@ class Reactor:
 
     def _tell(self, command: Callable[[], None]) -> None:
         self._commands.append(command)
+        if not self._wake_is_due:
+            self._wake_is_due = True
+            self._loop.call_soon(self._wake)
+
+    def _wake(self) -> None:
+        """Wake the thread, once for all commands of one turn of the loop."""
+        self._wake_is_due = False
         if self._asleep:
             self._asleep = False
             os.write(self._wake_writer, b"!")

@@ -118,6 +118,8 @@ class ReferenceReader:
 
 
 class _ReferenceBody:
+    is_there = False
+
     def __init__(self, response: dict[str, Any], stream: Any, endpoint: str, *, whole: bool) -> None:  # noqa: ANN401
         self.etag = ETag.parse(response.get("ETag", ""))
         self.length = int(response["ContentLength"])

@@ -8,7 +8,8 @@ Source: *Signature Version 4 signing process*, AWS documentation.
 
 import hashlib
 import hmac
-from datetime import datetime
+from functools import lru_cache
+from time import gmtime, strftime
 
 from botocore.credentials import ReadOnlyCredentials
 
@@ -26,23 +27,21 @@ class Signer:
     def __init__(self, host: str, region: str) -> None:
         self._host = host
         self._region = region
-        self._kept: tuple[tuple[str, str], bytes] | None = None
+        self._kept: tuple[tuple[str, str], hmac.HMAC] | None = None
 
-    def headers(
-        self, path: str, extra: dict[str, str], credentials: ReadOnlyCredentials, now: datetime
-    ) -> dict[str, str]:
+    def headers(self, path: str, extra: dict[str, str], credentials: ReadOnlyCredentials, now: float) -> dict[str, str]:
         """Return the headers that sign a GET without a query.
 
         Args:
             path: The path, percent-encoded as it is sent.
             extra: Further headers to sign: names in lower case, values of printable ASCII without blanks at either end.
             credentials: Whose signature it is.
-            now: The time, UTC.
+            now: The time, in seconds since the epoch.
 
         Returns:
             All headers to send, those in `extra` among them, except `host`.
         """
-        time = now.strftime("%Y%m%dT%H%M%SZ")
+        time = _text(int(now))
         signed = {"x-amz-content-sha256": _NO_BODY, "x-amz-date": time, **extra}
         if credentials.token:
             signed["x-amz-security-token"] = credentials.token
@@ -53,18 +52,27 @@ class Signer:
         scope = f"{time[:8]}/{self._region}/s3/aws4_request"
         digest = hashlib.sha256(request.encode()).hexdigest()
         text = f"AWS4-HMAC-SHA256\n{time}\n{scope}\n{digest}"
-        signature = hmac.digest(self._key(credentials.secret_key, time[:8]), text.encode(), "sha256").hex()
+        signature = self._keyed(credentials.secret_key, time[:8])
+        signature.update(text.encode())
         signed["authorization"] = (
             f"AWS4-HMAC-SHA256 Credential={credentials.access_key}/{scope}, "
-            f"SignedHeaders={listed}, Signature={signature}"
+            f"SignedHeaders={listed}, Signature={signature.hexdigest()}"
         )
         return signed
 
-    def _key(self, secret: str, day: str) -> bytes:
-        """Return the key of a day."""
+    def _keyed(self, secret: str, day: str) -> hmac.HMAC:
+        """Return a new HMAC with the key of a day.
+
+        A copy, because `hmac.digest` lets other threads in each time, which costs more than it does.
+        """
         if self._kept is None or self._kept[0] != (secret, day):
             key = f"AWS4{secret}".encode()
             for word in (day, self._region, "s3", "aws4_request"):
                 key = hmac.digest(key, word.encode(), "sha256")
-            self._kept = (secret, day), key
-        return self._kept[1]
+            self._kept = (secret, day), hmac.new(key, digestmod="sha256")
+        return self._kept[1].copy()
+
+
+@lru_cache(maxsize=4)
+def _text(second: int) -> str:
+    return strftime("%Y%m%dT%H%M%SZ", gmtime(second))
