@@ -10,7 +10,7 @@ SOURCES := nccid_fetch tests benchmarks
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: install
 install: $(VENV)/.dev ## Make .venv with the package and all that development needs
@@ -36,8 +36,12 @@ format: $(VENV)/.dev ## Format the code and mend what ruff can mend
 	$(BIN)/ruff format $(SOURCES)
 
 .PHONY: bench
-bench: $(VENV)/.dev ## Compare both transports against moto; ARGS=--quick for a short run
-	$(BIN)/python benchmarks/transports.py $(ARGS)
+bench: $(VENV)/.bench ## Compare with s5cmd, rclone, aws and cp; ARGS=--quick for a short run
+	$(BIN)/python -m benchmarks $(ARGS)
+
+.PHONY: bench-regression
+bench-regression: $(VENV)/.bench ## Compare with another commit; BASE=origin/main
+	$(BIN)/python -m benchmarks --against $(BASE) $(ARGS)
 
 .PHONY: docs
 docs: $(VENV)/.dev ## Rewrite the generated parts of README.md
@@ -53,3 +57,7 @@ $(VENV)/.demo: $(VENV)/bin/python pyproject.toml constraints.txt
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(INSTALL) --editable '.[dev]'
 	@touch $@ $(VENV)/.demo
+
+$(VENV)/.bench: $(VENV)/.dev
+	$(INSTALL) --editable '.[bench]'
+	@touch $@
