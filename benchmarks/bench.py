@@ -14,16 +14,16 @@ from nccid_fetch.keys import printable
 from .child import Used, run
 from .clients import ROOT, Client, Job, environment
 from .results import Results
-from .servers import Endpoint
-from .tree import Load, Tree, differences, plant
+from .servers import AbsentError, Endpoint
+from .tree import Load, Tree, differences, newest_change, plant
 
-SECONDS_MAX = 400.0
+SECONDS_MAX = 600.0
 """The longest that one run may take; then it is killed, and said to have been."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """How much is done."""
+    """How much is done: objects, keys and rows; rounds, and repeats of what is over at once."""
 
     name: str
     small: int
@@ -37,6 +37,7 @@ class Scale:
     latency: int
     servers: int
     rounds: int
+    repeats: int
     in_flight: tuple[int, ...]
 
 
@@ -50,24 +51,26 @@ FULL = Scale(
     keys=1_000_000,
     listing=100_000,
     rows=1_000_000,
-    latency=8_000,
-    servers=1_000,
+    latency=6_000,
+    servers=500,
     rounds=3,
+    repeats=7,
     in_flight=(16, 32, 64, 128, 256, 512),
 )
 QUICK = Scale(
     "quick",
-    small=1_000,
-    medium=100,
-    large=3,
-    wide=16,
-    resync=4_000,
-    keys=50_000,
-    listing=20_000,
-    rows=50_000,
-    latency=1_000,
-    servers=200,
+    small=600,
+    medium=60,
+    large=2,
+    wide=8,
+    resync=2_000,
+    keys=20_000,
+    listing=10_000,
+    rows=20_000,
+    latency=500,
+    servers=100,
     rounds=1,
+    repeats=2,
     in_flight=(32, 128),
 )
 
@@ -169,6 +172,7 @@ class Bench:
         tree: Tree,
         *,
         place: Path | None = None,
+        rounds_max: int = 99,
         both_cores: bool = False,
         dests: Mapping[str, Path] | None = None,
     ) -> None:
@@ -183,13 +187,14 @@ class Bench:
             endpoint: Where from.
             tree: What is there.
             place: The disk to write to; the RAM disk unless told otherwise.
+            rounds_max: No more rounds than this.
             both_cores: Clients may use all cores.
-            dests: The folders to bring up to date, by client; without them, each run has an empty one.
+            dests: The folders that are up to date, by client, and stay as they are; without them, each run has an empty one.
         """
         self.results.sizes[workload] = (len(tree.sizes), tree.bytes)
         cores = None if both_cores else self.client_cores
         seen: set[str] = set()
-        for number in range(1, self.rounds + 1):
+        for number in range(1, min(self.rounds, rounds_max) + 1):
             turn = (number - 1) % len(clients)
             for client in (*clients[turn:], *clients[:turn]):
                 if number > client.rounds_max or (workload, client.name) in self.results.absent:
@@ -198,11 +203,18 @@ class Bench:
                     target = dests[client.name] if dests else empty
                     if place is not None:
                         os.sync()  # What the run before left to be written is not this one's to wait for.
-                    command = client.command(Job(endpoint, tree.folder, target, tree.parts))
+                    try:
+                        command = client.command(Job(endpoint, tree.folder, target, tree.parts))
+                    except AbsentError as error:
+                        self.fail(workload, client.name, str(error))
+                        continue
+                    before = newest_change(target)
                     used = self.call(command, endpoint, cores=cores, code=client.code)
                     wrong = ""
                     if not used.code:
                         wrong = differences(target, tree, contents=client.name not in seen) or ""
+                        if dests and newest_change(target) > before:
+                            wrong = wrong or "it fetched what was there"
                     seen.add(client.name)
                     self.note(workload, client.name, number, command, used, wrong=wrong)
 

@@ -1,7 +1,7 @@
 """The clients: what each is called, how it is asked for the same thing, and what it needs in its environment.
 
-Every client is told to be quiet, to keep 64 objects in flight where it can be told so, and to trust the server's
-authority. None sees the user's own credentials, profiles, proxies or settings.
+Every client is told to be quiet, to keep 64 objects in flight, and to trust the server's authority; the AWS CLI is left
+at its 10 in flight, for with 64 it takes longer. None sees the user's own credentials, profiles, proxies or settings.
 """
 
 import importlib.util
@@ -14,21 +14,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .servers import Endpoint
+from .servers import AbsentError, Endpoint
 from .tree import BUCKET
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 IN_FLIGHT = 64
 OURS, AWS, AWS2, AWS2_CRT, S5CMD, RCLONE, CP = (
-    *("nccid-fetch", "aws s3 sync", "aws s3 sync (v2)", "aws s3 sync (v2, CRT)", "s5cmd", "rclone", "cp -r"),
+    *("nccid-fetch", "aws s3 sync", "aws s3 sync (v2)", "aws s3 sync (v2, CRT)*", "s5cmd", "rclone", "cp -r"),
 )
 S5CMD_MD5SUM = "s5cmd, then md5sum"
 _CONFIG = """\
 [default]
 region = eu-west-2
 s3 =
-  max_concurrent_requests = {in_flight}
   addressing_style = path
 [profile crt]
 region = eu-west-2
@@ -83,7 +82,7 @@ def environment(home: Path, endpoint: Endpoint | None, *, code: Path = ROOT) -> 
         code: Where our package is imported from.
     """
     config = home / "aws-config"
-    config.write_text(_CONFIG.format(in_flight=IN_FLIGHT))
+    config.write_text(_CONFIG)
     trusted = str(endpoint.certificate) if endpoint is not None and endpoint.certificate else None
     return {
         "PATH": os.environ.get("PATH", os.defpath),
@@ -159,15 +158,25 @@ def rclone() -> Client:
 
 
 def aws(binary: str, name: str = AWS, *, rounds_max: int = 1, crt: bool = False) -> Client:
-    """Return the AWS CLI."""
-    return Client(
-        name,
-        lambda job: [
-            *(binary, "s3", "sync", f"s3://{BUCKET}/training", str(job.dest), "--only-show-errors"),
-            *("--endpoint-url", job.endpoint.url, *(("--profile", "crt") if crt else ())),
-        ],
-        rounds_max,
-    )
+    """Return the AWS CLI.
+
+    Args:
+        binary: Its file.
+        name: What it is called.
+        rounds_max: How often it takes part.
+        crt: With the CRT client, over plain http on port 80: in the version that Debian has, it takes neither a
+            port nor certificates of one's own.
+    """
+
+    def command(job: Job) -> list[str]:
+        sync = [binary, "s3", "sync", f"s3://{BUCKET}/training", str(job.dest), "--only-show-errors"]
+        if not crt:
+            return [*sync, "--endpoint-url", job.endpoint.url]
+        if job.endpoint.plain_url is None:
+            raise AbsentError("its CRT client needs port 80 of the loopback interface, which cannot be had")
+        return [*sync, "--endpoint-url", job.endpoint.plain_url, "--profile", "crt"]
+
+    return Client(name, command, rounds_max)
 
 
 def cp() -> Client:

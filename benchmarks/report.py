@@ -68,6 +68,8 @@ def show(results: Results) -> None:
         print(f"{head}{'our wall':>10}{'our CPU':>9}{'runs':>6}")
         for client in results.clients(workload):
             print(_line(results, workload, client, objects, size))
+    if any("*" in run.client for run in results.runs):
+        print("  * over plain http: this client takes no certificates of one's own")
     for (workload, client), why in results.absent.items():
         print(f"  not measured: {workload or 'all'}, {client or 'all'}: {why}")
 

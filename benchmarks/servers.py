@@ -60,6 +60,7 @@ http {{
     map $args $is_listing {{ default 0; "~(^|&)list-type=2" 1; }}
     server {{
         listen 127.0.0.1:{port} ssl backlog=4096;
+        {plain}
         ssl_certificate {folder}/leaf.pem;
         ssl_certificate_key {folder}/leaf.key;
         ssl_session_cache shared:sessions:4m;
@@ -96,11 +97,13 @@ class Endpoint:
         server: Which it is.
         url: Where it listens.
         certificate: The authority that signed its certificate, or None if it speaks plain http.
+        plain_url: Where it listens without TLS, on the port that needs no number, if it does.
     """
 
     server: str
     url: str
     certificate: Path | None
+    plain_url: str | None = None
 
 
 class AbsentError(Exception):
@@ -149,7 +152,7 @@ def static(
     make_certificates(folder)
     with ExitStack() as stack:
         listing_port = stack.enter_context(listing(folder, catalogue, cores, page_pause=page_pause))
-        port = _free_port()
+        port, has_80 = _free_port(), _is_free(80)
         configuration = folder / "nginx.conf"
         configuration.write_text(
             _NGINX.format(
@@ -158,6 +161,7 @@ def static(
                 folder=folder,
                 root=root,
                 port=port,
+                plain="listen 127.0.0.1:80;" if has_80 else "",
                 listing_port=listing_port,
                 locations=_LATE.replace("SECONDS", f"{body_pause:g}") if body_pause else _AT_ONCE,
             )
@@ -165,7 +169,8 @@ def static(
         command = [str(_nginx()), "-p", str(folder), "-c", str(configuration), "-e", str(folder / "error.log")]
         process = stack.enter_context(_running(command, cores))
         _wait_for(port, process)
-        yield Endpoint("static", f"https://127.0.0.1:{port}", folder / "authority.pem")
+        url = f"https://127.0.0.1:{port}"
+        yield Endpoint("static", url, folder / "authority.pem", "http://127.0.0.1" if has_80 else None)
 
 
 @contextmanager
@@ -232,6 +237,15 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 def _wait_for(port: int, process: "subprocess.Popen[str]") -> None:

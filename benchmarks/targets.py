@@ -4,14 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from .clients import AWS, OURS, RCLONE, S5CMD, S5CMD_MD5SUM
+from .clients import AWS, IN_FLIGHT, OURS, RCLONE, S5CMD, S5CMD_MD5SUM
 from .results import Results
 
 MIB = 1 << 20
 SIZE_ONLY = "nccid-fetch --verify size"
 AUTO = "--concurrency auto"
 BOTH_CORES = "medium, both cores"
-FETCHES = ("small", "medium", BOTH_CORES, "large", "mixed", "wide", "latency", "small on disk", "medium on disk")
 
 
 class NotMeasured(Exception):  # noqa: N818 - an answer, not a fault.
@@ -98,8 +97,8 @@ def _growth(results: Results) -> float:
 
 def _peak(results: Results) -> float:
     value(results, "wide", OURS, "rss")  # The workload that is made for it has to be among them.
-    runs = [run for run in results.runs if run.workload in FETCHES and run.client.startswith(OURS)]
-    return max(run.metrics["rss"] for run in runs) / MIB
+    fetches = [run for run in results.runs if "get" in run.command[1:2] and str(IN_FLIGHT) in run.command]
+    return max(run.metrics["rss"] for run in fetches) / MIB
 
 
 def _auto(results: Results) -> float:

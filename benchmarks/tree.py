@@ -102,6 +102,11 @@ def differences(dest: Path, tree: Tree, *, contents: bool) -> str | None:
     return None
 
 
+def newest_change(dest: Path) -> int:
+    """Return when a file of a tree was last changed in any way, in nanoseconds; no client can set this time."""
+    return max(((dest / path).lstat().st_ctime_ns for path, _ in _files(dest, "")), default=0)
+
+
 def _files(folder: Path, below: str) -> Iterator[tuple[str, int]]:
     with os.scandir(folder) as entries:
         for entry in entries:

@@ -28,12 +28,10 @@ from .servers import AbsentError, Endpoint
 from .targets import AUTO, BOTH_CORES, SIZE_ONLY
 from .tree import KIB, MIB, Load, Tree
 
-START_ROUNDS = 7
 PAGE_SECONDS = 0.05
 BODY_SECONDS = 0.04
 LISTING_PATIENTS = 200
 MEMORY_PATIENTS = 500
-OPENINGS = 5
 _PROBE = [sys.executable, "-m", "benchmarks.probes"]
 
 
@@ -66,7 +64,7 @@ def listing_only(bench: Bench, *, count: int, patients: int, page_pause: float =
 
 def start(bench: Bench) -> None:
     """How long it takes to say nothing."""
-    for number in range(1, START_ROUNDS + 1):
+    for number in range(1, bench.scale.repeats + 1):
         for option in ("--version", "--help"):
             bench.measure("start", option, number, [str(BIN / "nccid-fetch"), option])
 
@@ -77,7 +75,7 @@ def small(bench: Bench) -> None:
         bench.planted(Load("ct-metadata", bench.scale.small, 15 * KIB)) as (root, tree),
         serving(bench, root, tree) as endpoint,
     ):
-        bench.compare("small", [ours(), *bench.those(S5CMD, RCLONE, AWS, AWS2, AWS2_CRT, CP)], endpoint, tree)
+        bench.compare("small", [ours(), *bench.those(S5CMD, RCLONE, AWS, AWS2_CRT, CP)], endpoint, tree)
         _on_disk(bench, "small", endpoint, tree)
 
 
@@ -123,9 +121,8 @@ def wide(bench: Bench) -> None:
 
 def _on_disk(bench: Bench, workload: str, endpoint: Endpoint, tree: Tree) -> None:
     if bench.disk is not None:
-        bench.compare(
-            f"{workload} on disk", [ours(), *bench.those(S5CMD, RCLONE, CP)], endpoint, tree, place=bench.disk
-        )
+        clients = [ours(), *bench.those(S5CMD, CP)]
+        bench.compare(f"{workload} on disk", clients, endpoint, tree, place=bench.disk, rounds_max=2)
 
 
 def resync(bench: Bench) -> None:
@@ -193,7 +190,7 @@ def journal(bench: Bench) -> None:
     """What is remembered of an object, on disk, and how long it takes to open very many."""
     with bench.folder() as dest:
         _probe(bench, "journal", "made", 1, [*_PROBE, "make-journal", str(dest), str(bench.scale.rows)])
-        for number in range(1, OPENINGS + 1):
+        for number in range(1, bench.scale.repeats + 1):
             _probe(bench, "journal", "opened", number, [*_PROBE, "open-journal", str(dest)])
 
 
