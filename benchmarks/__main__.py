@@ -48,17 +48,21 @@ def main() -> int:
             if peers.pop(name, None):
                 absent[name] = "left out when scaled down"
     results = Results(absent={("", client): why for client, why in absent.items()})
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # So that servers end and folders go, as with Ctrl-C.
+    # As Ctrl-C does, so that servers end, folders go, and what was measured by then is shown.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with ExitStack() as stack:
         bench = _bench(stack, results, scale, peers, chosen)
         facts = report.machine(bench)
         report.show_machine(facts)
         _warn(bench, quick=chosen.quick)
         began = datetime.now(UTC)
-        if chosen.against:
-            regression.run(bench, chosen.against)
-        else:
-            run(bench, names)
+        try:
+            if chosen.against:
+                regression.run(bench, chosen.against)
+            else:
+                run(bench, names)
+        except KeyboardInterrupt:
+            results.absent["", ""] = "the run was stopped"
     report.show(results)
     written: dict[str, Any] = {
         "machine": facts,
@@ -85,7 +89,7 @@ def main() -> int:
         _warn(bench, quick=chosen.quick)
     chosen.output.write_text(json.dumps(written, indent=1) + "\n")
     print(f"every single run is in {chosen.output}")
-    return int(any(client.startswith(OURS) for _, client in results.absent))
+    return int(any(client.startswith(OURS) or not client for _, client in results.absent))
 
 
 def _bench(

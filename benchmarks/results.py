@@ -58,7 +58,7 @@ class Results:
 
     def why_not(self, workload: str, client: str) -> str:
         """Say why there is no figure."""
-        for place in ((workload, client), ("", client), (workload, "")):
+        for place in ((workload, client), ("", client), (workload, ""), ("", "")):
             if place in self.absent:
                 return self.absent[place]
         return "its workload was not selected"
