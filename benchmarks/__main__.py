@@ -64,6 +64,7 @@ def main() -> int:
         except KeyboardInterrupt:
             results.absent["", ""] = "the run was stopped"
     report.show(results)
+    report.show_commands(results)
     written: dict[str, Any] = {
         "machine": facts,
         "scale": asdict(scale),

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shlex
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -89,6 +90,14 @@ def _line(results: Results, workload: str, client: str, objects: int, size: int)
     for name in sorted(others - {"wall", "cpu", "user", "system", "rss"}):
         line += f"  {name} {results.median(workload, client, name):,.3f}"
     return line
+
+
+def show_commands(results: Results) -> None:
+    """Print how each client was called, the first time that it was; the file has every call."""
+    print("\ncommands")
+    first = {run.client: run.command for run in reversed(results.runs) if run.command}
+    for client in reversed(first):
+        print(f"  {client:26}{shlex.join(first[client])}")
 
 
 def show_verdicts(judged: list[Judged]) -> None:
