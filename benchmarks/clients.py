@@ -111,7 +111,7 @@ def ours(*options: str, name: str = OURS, in_flight: str = str(IN_FLIGHT)) -> Cl
     )
 
 
-def s5cmd(verb: str = "cp") -> Client:
+def s5cmd(verb: str = "cp", *, rounds_max: int = 99) -> Client:
     """Return s5cmd: `cp` fetches everything, `sync` what differs."""
     binary = _package_file("s5cmd", "bin/s5cmd") or "s5cmd"
     return Client(
@@ -120,6 +120,7 @@ def s5cmd(verb: str = "cp") -> Client:
             *(binary, "--endpoint-url", job.endpoint.url, "--numworkers", str(IN_FLIGHT), "--log", "error"),
             *(verb, f"s3://{BUCKET}/training/*", f"{job.dest}/"),
         ],
+        rounds_max,
     )
 
 

@@ -133,7 +133,7 @@ def resync(bench: Bench) -> None:
         in_place(bench, ours(), endpoint, tree) as dest,
     ):
         clients = [ours(), *bench.those(S5CMD, RCLONE, AWS, AWS2)]
-        clients = [s5cmd("sync") if client.name == S5CMD else client for client in clients]
+        clients = [s5cmd("sync", rounds_max=1) if client.name == S5CMD else client for client in clients]
         bench.compare("resync", clients, endpoint, tree, dests={client.name: dest for client in clients})
 
 
