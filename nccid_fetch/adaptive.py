@@ -7,31 +7,30 @@ need be, and the rule is::
 
     limit := limit × least time / present time × HEADROOM
 
-which doubles on itself below the knee, and comes to rest at HEADROOM times the knee.
+which, below the knee, makes the limit grow by HEADROOM each time, and comes to rest at HEADROOM times the knee.
 
 Times are those of a whole object, from its slot to its proof, for any step of it may be the narrow one; and they are
 compared within a class of sizes (each twice as large as the one before), never across: when the listing turns from
 15 KB files to X-rays, bytes and objects per second jump, and neither says that anything is wrong. The least time of a
-class is what it took when last the limit was low, which is seen to on purpose: a *probe* halves the limit for
-one window.
+class is what it took when last the limit was low, which is seen to on purpose: a *probe* halves the limit for one
+window. A rise in times alone is not believed to be of our making; it has to go away when fewer are in flight.
 
-==================================  ===============================================================================
-In a window of objects              Then
-==================================  ===============================================================================
-the rule asks for a fifth more      the limit follows, at most by HEADROOM
-the rule asks for a fifth less      the limit follows
-the rule asks for a quarter less    a probe: is it because there are too many, or is all slower just now?
-it is about right                   it stays; now and then a probe, ever more seldom while all is well
-probe: times fell with the limit    the half is still too many: it stays at the half, and that is probed in turn
-probe: they did not, or less        back to the whole, times least time / time at the whole × HEADROOM
-told to slow down                   a fifth less at once, and no more than that for half a second; then growth begins
-                                    anew at a hundredth a window, and gathers pace
-slots stood empty                   nothing: what is not used up says nothing about its limit
-==================================  ===============================================================================
+===================================  ==============================================================================
+In a window of objects               Then
+===================================  ==============================================================================
+the rule asks for a fifth more       the limit follows, at most by HEADROOM
+the rule asks for a quarter less     a probe: is it because there are too many, or is all slower just now?
+it is about right                    it stays; now and then a probe, ever more seldom while all is well
+a probe: times fell with the limit   the half was still too many: it stays at the half, and that is probed in turn
+a probe: they fell less, or did not  back to the whole
+told to slow down                    a fifth less at once, and no more than that for half a second; then growth
+                                     begins anew at a hundredth a window, and gathers pace
+slots stood empty                    nothing: what is not used up says nothing about its limit
+===================================  ==============================================================================
 
-A window lasts until as many objects as are in flight have come and gone since the limit last changed, and their times
-account for half of all slots' time: so slow objects have their say beside many quick ones. Kept out of it are clock,
-chance and loop; the same arrivals give the same limits. The numbers below were chosen on simulated servers, which
+A window lasts until as many objects as may be in flight have come since the limit last changed, and their times
+account for half of all slots' time: so slow objects have their say beside quick ones. Clock, chance and loop are kept
+out of it; the same arrivals give the same limits. The numbers below were chosen on simulated servers, which
 `tests/test_adaptive.py` has; none is a cliff.
 """
 
@@ -41,19 +40,19 @@ LIMIT_MIN = 4
 LIMIT_MAX = 512
 HEADROOM = 1.5
 """How far above the knee: arrivals are uneven, and with no object in reserve something would stand idle."""
-DEADBAND = 0.2
-"""Smaller changes are noise."""
-PROBE_BELOW = 0.75
+GROW_ABOVE, PROBE_BELOW = 1.2, 0.75
+"""What lies between is noise."""
 SATURATED = 0.55
-"""Half the limit and at most this share of the time: then also the half has its objects wait."""
+"""Half as many in flight, and hardly more than half the time: so also at the half objects wait."""
 PROBE_WINDOWS_FIRST, PROBE_WINDOWS_MAX = 8, 64
-"""Windows between two probes, doubling. A probe costs up to half a window."""
+"""Windows between two probes, doubling. A probe costs up to half of what a window brings."""
 WINDOW_OBJECTS = 50
 WINDOW_SECONDS = 0.1
 SLOWED = 0.8
 SLOWED_SECONDS = 0.5
 """Requests that were under way will be refused as well: that is the same word, not another one."""
 CAUTION, CAUTION_GROWTH = 0.01, 1.2
+"""Growth in the first window after that, and by how much each further one may exceed the one before."""
 
 Times = dict[int, float]
 """Seconds that an object takes, by class of sizes."""
@@ -153,14 +152,12 @@ class AdaptiveLimit:
         if self.limit == LIMIT_MIN:
             self._least |= times  # It cannot be lower, so these are the least there are.
         factor = HEADROOM * self._ratio(self._least, times)
-        if factor > 1 + DEADBAND and self.limit < LIMIT_MAX:
+        if factor > GROW_ABOVE and self.limit < LIMIT_MAX:
             self._set(self.limit * min(factor, 1 + self._growth_max), now)
             return
         self._until_probe -= 1
         if (factor < PROBE_BELOW or self._until_probe <= 0) and self.limit > LIMIT_MIN:
             self._probe(now)
-        elif factor < 1 - DEADBAND:
-            self._set(self.limit * factor, now)
 
     def _probe(self, now: float) -> None:
         self._whole = self.limit
@@ -168,14 +165,13 @@ class AdaptiveLimit:
 
     def _conclude(self, times: Times, whole: int, now: float) -> None:
         """End a probe."""
-        ratio = self._ratio(times, self._usual)
-        if ratio < SATURATED and self.limit > LIMIT_MIN:
+        if self._ratio(times, self._usual) < SATURATED and self.limit > LIMIT_MIN:
             self._usual |= times
             self._probe_windows = PROBE_WINDOWS_FIRST
             self._probe(now)
             return
-        self._set(whole * min(HEADROOM * ratio, 1 + self._growth_max), now)
         self._whole = None
+        self._set(whole, now)
         self._until_probe = self._probe_windows
         self._probe_windows = min(2 * self._probe_windows, PROBE_WINDOWS_MAX)
 

@@ -278,12 +278,49 @@ def test_a_while_in_which_all_is_slower_does_not_make_it_shrink() -> None:
     assert flight.rate_between(7, 9) >= 0.9 * 4000
 
 
-def test_slots_that_stand_empty_say_nothing() -> None:
-    """The listing is behind: a hundred objects a second come in, however many might be in flight."""
+def arrive(
+    limit: AdaptiveLimit, begin: float, until: float, *, size: int, seconds: float, in_flight: int | None = None
+) -> Iterator[int]:
+    """Let objects of one kind come in evenly, each in so many seconds; yield the limits."""
+    now = begin
+    while now < until:
+        taken = in_flight or limit.limit
+        now += seconds / taken
+        limit.finished(size, now - seconds, now, taken)
+        yield limit.limit
+
+
+def test_other_sizes_with_other_times_are_no_trouble_at_all() -> None:
     limit = AdaptiveLimit()
-    for number in range(10_000):
-        limit.finished(15_000, number / 100 - 0.04, number / 100, 4)
+    assert list(arrive(limit, 0, 1, size=15_000, seconds=0.04))[-1] == LIMIT_MAX
+    assert set(arrive(limit, 1, 2, size=10_000_000, seconds=0.5)) == {LIMIT_MAX}
+
+
+def test_what_is_slow_has_its_say_before_anything_is_decided() -> None:
+    """A third of the slots has quick objects, which alone have come so far; X-rays are in the others."""
+    limit = AdaptiveLimit()
+    for number in range(4000):
+        now = number / 400
+        limit.finished(15_000, now - 0.05, now, LIMIT_FIRST)
         assert limit.limit == LIMIT_FIRST
+    for _ in range(40):
+        limit.finished(10_000_000, 0, 10, LIMIT_FIRST)
+    assert limit.limit > LIMIT_FIRST
+
+
+def test_at_its_lowest_it_does_not_stay_for_having_known_better_times() -> None:
+    limit = AdaptiveLimit()
+    for told in range(20):
+        limit.throttled(float(told))
+    assert limit.limit == LIMIT_MIN
+    assert max(arrive(limit, 20, 21, size=15_000, seconds=0.04)) == LIMIT_MIN
+    assert list(arrive(limit, 21, 121, size=15_000, seconds=0.4))[-1] >= LIMIT_FIRST
+
+
+@pytest.mark.parametrize("in_flight", [4, 50])
+def test_slots_that_stand_empty_say_nothing(in_flight: int) -> None:
+    """The listing is behind, and does not bring as many as might be in flight."""
+    assert set(arrive(AdaptiveLimit(), 0, 10, size=15_000, seconds=0.04, in_flight=in_flight)) == {LIMIT_FIRST}
 
 
 # Always.
