@@ -112,7 +112,7 @@ def mixed(bench: Bench) -> None:
 
 
 def wide(bench: Bench) -> None:
-    """Bodies just below and just above 8 MiB, up to which one is held in memory whole: the worst case for memory."""
+    """Bodies of about 8 MiB, as many at once as may be in flight: each comes in chunks, which is the worst case for memory."""
     half = bench.scale.wide // 2
     loads = (Load("ct", half, 8 * MIB - 64 * KIB), Load("xray", half, 8 * MIB + 64 * KIB))
     with bench.planted(*loads) as (root, tree), serving(bench, root, tree) as endpoint:
