@@ -7,9 +7,12 @@ prefix and encoding, the truncation flag and the order of the keys are all check
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
-from functools import lru_cache
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache, partial
+from operator import add, lt
+from typing import cast
 from urllib.parse import quote, unquote_plus, urlencode
 from xml.etree import ElementTree as ET
 
@@ -148,6 +151,14 @@ def parse_page(body: bytes, *, bucket: str, prefix: str, delimiter: str | None =
     Raises:
         ListingError: It is anything but a whole listing of that prefix, in byte order.
     """
+    lifted = _lift(body)
+    if lifted is not None:
+        with suppress(ListingError):  # What is wrong is found again, and said, by the slow way.
+            return _page(*lifted, bucket, prefix, delimiter)
+    return _page(body, None, bucket, prefix, delimiter)
+
+
+def _page(body: bytes, columns: "_Columns | None", bucket: str, prefix: str, delimiter: str | None) -> Page:
     root = _root(body, bucket)
     decode = unquote_plus if root.findtext("EncodingType") == "url" else str
     echoed = root.findtext("Prefix")
@@ -160,7 +171,10 @@ def parse_page(body: bytes, *, bucket: str, prefix: str, delimiter: str | None =
     if truncated == "true" and not token:
         raise ListingError("the listing is cut short without a token to go on with")
     try:
-        objects = [_object(entry, decode) for entry in root.iterfind("Contents")]
+        if columns is None:
+            objects = [_object(entry, decode) for entry in root.iterfind("Contents")]
+        else:
+            objects = _objects(root, columns, decode)
         prefixes = [decode(entry.findtext("Prefix") or "") for entry in root.iterfind("CommonPrefixes")]
     except (KeyError, ValueError, TypeError) as error:
         raise ListingError(f"the listing has an entry that cannot be read ({printable(str(error)[:80])})") from None
@@ -171,6 +185,70 @@ def parse_page(body: bytes, *, bucket: str, prefix: str, delimiter: str | None =
         if not name.startswith(prefix):
             raise ListingError(f"the listing has {printable(name[:80])!r}, which is not below its prefix")
     return Page(objects, prefixes, token)
+
+
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """The fields of a page's entries, as text, field by field."""
+
+    keys: list[str]
+    days: list[str]
+    minutes: list[str]
+    seconds: list[str]
+    etags: list[str]
+    sizes: list[str]
+
+
+_S = r"[ \t\r\n]*+"
+_ENTRY = re.compile(
+    rf"<Contents>{_S}"
+    rf"<Key>([ !-%'-;=?-~]++)</Key>{_S}"
+    rf"<LastModified>([0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}})T([01][0-9]:[0-5][0-9]|2[0-3]:[0-5][0-9]):([0-5][0-9](?:\.[0-9]++)?+)Z"
+    rf"</LastModified>{_S}"
+    rf"<ETag>(?:&quot;|&#34;|\")?+([0-9A-Za-z-]*+)(?:&quot;|&#34;|\")?+</ETag>{_S}"
+    rf"(?:<ChecksumAlgorithm>[0-9A-Z]*+</ChecksumAlgorithm>{_S}|<ChecksumType>[A-Z_]*+</ChecksumType>{_S})*+"
+    rf"<Size>([0-9]{{1,18}}+)</Size>{_S}"
+    rf"(?:<Owner>{_S}<ID>[0-9A-Za-z-]*+</ID>{_S}(?:<DisplayName>[0-9A-Za-z._-]*+</DisplayName>{_S})?+</Owner>{_S})?+"
+    rf"(?:<StorageClass>[A-Z_]*+</StorageClass>{_S})?+"
+    rf"</Contents>{_S}"
+)
+"""An entry as servers write it: plain ASCII, its fields in S3's order, each once."""
+_GROUPS = _ENTRY.groups + 1
+
+
+def _lift(body: bytes) -> tuple[bytes, _Columns] | None:
+    """Lift a page's entries out of its document, if they stand there as servers write them, one after the other.
+
+    ElementTree is three quarters of what a page costs otherwise, and pages are what a night's listing is made of.
+    What comes out is well-formed where the whole was, and has one empty entry where all of them stood: whether
+    that is where entries belong is for `_objects` to see.
+
+    Returns:
+        The document without them, and their fields; None if a single byte of them is not as expected.
+    """
+    if not body.isascii():
+        return None  # In every encoding that the parser takes, ASCII is what it seems to be.
+    pieces = _ENTRY.split(body.decode())
+    if len(pieces) == 1 or any(pieces[_GROUPS:-1:_GROUPS]) or "<?" in pieces[0][1:] or "<?" in pieces[-1]:
+        return None
+    rest = f"{pieces[0]}<Contents/>{pieces[-1]}".encode()
+    return rest, _Columns(*(pieces[number::_GROUPS] for number in range(1, _GROUPS)))
+
+
+def _objects(root: ET.Element, columns: _Columns, decode: Callable[[str], str]) -> list[RemoteObject]:
+    """Return what was lifted out of a document, if all entries stood where entries belong."""
+    if not len(root.findall("Contents")) == len(root.findall(".//Contents")) == 1:
+        raise ValueError("an entry elsewhere")
+    keys = columns.keys
+    if decode is not str:
+        keys = [decode(key) if "%" in key or "+" in key else key for key in keys]
+    clock = map(add, map(_of_minute, columns.minutes), map(_of_second, columns.seconds))
+    times = map(add, map(_of_day, columns.days), clock)
+    return list(map(_NEW, zip(keys, map(int, columns.sizes), map(ETag, columns.etags), times, strict=True)))
+
+
+_NEW = cast("Callable[[tuple[str, int, ETag, int]], RemoteObject]", partial(tuple.__new__, RemoteObject))
+"""`RemoteObject._make`, at half the price."""
 
 
 def _root(body: bytes, bucket: str) -> ET.Element:
@@ -201,7 +279,6 @@ def _object(entry: ET.Element, decode: Callable[[str], str]) -> RemoteObject:
     return RemoteObject(decode(fields["Key"]), size, ETag.parse(fields["ETag"]), _nanoseconds(fields["LastModified"]))
 
 
-@lru_cache(maxsize=4096)
 def _nanoseconds(text: str) -> int:
     """Return an ISO 8601 time as nanoseconds since the epoch, in whole milliseconds: no server gives finer ones.
 
@@ -210,7 +287,19 @@ def _nanoseconds(text: str) -> int:
     time = datetime.fromisoformat(text)
     if time.tzinfo is None:
         raise ValueError(f"time {text!r} without a zone")
-    return int(time.timestamp() * 1_000 + 0.0005) * 1_000_000
+    return (time - _EPOCH) // _MILLISECOND * 1_000_000
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+
+
+def _remembered(form: str) -> Callable[[str], int]:
+    return lru_cache(maxsize=4096)(lambda text: _nanoseconds(form.format(text)))
+
+
+# Millions of times have few days, minutes and seconds, so that a small memory knows nearly all of them.
+_of_day, _of_minute, _of_second = map(_remembered, ("{}T00:00Z", "1970-01-01T{}Z", "1970-01-01T00:00:{}Z"))
 
 
 def _check_keys(keys: list[str], prefix: str) -> None:
@@ -218,6 +307,8 @@ def _check_keys(keys: list[str], prefix: str) -> None:
 
     Python orders text by code point, which is the same order.
     """
+    if all(map(lt, ["", *keys], keys)) and all(key.startswith(prefix) for key in (*keys[:1], *keys[-1:])):
+        return  # What lies between two keys that begin with the prefix begins with it too.
     before = ""
     for key in keys:
         if not key.startswith(prefix):
