@@ -59,7 +59,7 @@ class Plan:
     """What `fetch` would do now.
 
     Attributes:
-        decisions: One per object, in key order within each part. They are all in memory: for a whole group of the
+        decisions: One per object, in key order. They are all in memory: for a whole group of the
             warehouse rather have the command line write them to a file.
         summary: The numbers.
     """
@@ -129,6 +129,7 @@ async def plan_async(
 
     started = datetime.now(UTC)
     await operations.plan(source, settings, collect)
+    decisions.sort(key=lambda decision: decision.remote.key)  # Parts are listed side by side, and by the shard.
     return Plan(decisions, _summary("plan", source, settings, tally, started, planned=True))
 
 

@@ -4,13 +4,23 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 
 from . import warehouse
-from .errors import EndpointError, ListingDeniedError, ListingError, ThrottledError, TransientError, UnreachableError
+from .errors import (
+    EndpointError,
+    ListingDeniedError,
+    ListingError,
+    NccidFetchError,
+    ThrottledError,
+    TransientError,
+    UnreachableError,
+)
 from .events import ListingRetrying, Report
-from .model import PartState
+from .model import PartState, RemoteObject
 from .retry import Patience
+from .shards import SHARDS_MAX, Edges, Shard, Shards
 from .store.pages import Lister, Page
 
 FIRST_ATTEMPTS = 3
@@ -40,8 +50,13 @@ class Listing:
     chance: Callable[[], float] = field(default=random.random)
     now: Callable[[], float] = field(default=time.monotonic)
 
-    async def pages(self, prefix: str) -> AsyncGenerator[Page, None]:
+    async def pages(self, prefix: str, *, after: str = "", delimiter: str | None = None) -> AsyncGenerator[Page, None]:
         """Yield every page below a prefix, in the byte order of keys.
+
+        Args:
+            prefix: The prefix.
+            after: The key that all keys come after.
+            delimiter: Group what follows the next occurrence of it.
 
         Raises:
             ListingDeniedError: The credentials may not list it.
@@ -50,9 +65,9 @@ class Listing:
             AccessError: The credentials are at fault.
         """
         token: str | None = None
-        last_key, empty = "", 0
+        last_key, empty = after, 0
         while True:
-            page = await self._page(prefix, token)
+            page = await self._page(prefix, token, after=after, delimiter=delimiter)
             if page.objects:
                 if page.objects[0].key <= last_key:
                     raise ListingError(
@@ -77,6 +92,7 @@ class Listing:
         prefix: str,
         token: str | None,
         *,
+        after: str = "",
         delimiter: str | None = None,
         max_keys: int = 1000,
         wait_for_endpoint: bool = True,
@@ -88,7 +104,9 @@ class Listing:
         )
         while True:
             try:
-                return await self.lister.page(prefix, token=token, delimiter=delimiter, max_keys=max_keys)
+                return await self.lister.page(
+                    prefix, token=token, start_after=after, delimiter=delimiter, max_keys=max_keys
+                )
             except TransientError as error:
                 gone = isinstance(error, UnreachableError) and not wait_for_endpoint
                 pause = None if gone else patience.after(error)
@@ -99,6 +117,107 @@ class Listing:
                 throttled = isinstance(error, ThrottledError)
                 self.report(ListingRetrying(prefix, str(error), pause, throttled))
                 await self.sleep(pause)
+
+
+Stream = AsyncGenerator[Sequence[RemoteObject], None]
+"""Objects by the page, in key order."""
+
+
+@dataclass(slots=True, eq=False)
+class _Part:
+    """A part that is being listed.
+
+    Attributes:
+        prefix: Its prefix.
+        shards: Who lists what of it.
+        streams: What is to be listed from now on; None at the end.
+        asking: Ends the search for edges, while there is one.
+    """
+
+    prefix: str
+    shards: Shards = field(default_factory=Shards)
+    streams: "asyncio.Queue[Stream | None]" = field(default_factory=asyncio.Queue)
+    asking: asyncio.Timeout | None = None
+
+
+class ShardedListing:
+    """Lists parts in several streams each, as long as there is room for more among all of them.
+
+    A part that is more than one page is asked for its patients as well, while its listing goes on: then it is
+    divided between them, and divided again whenever a stream has come to its end. Where they cannot be had, the part
+    stays in one stream.
+
+    Args:
+        listing: Lists.
+    """
+
+    def __init__(self, listing: Listing) -> None:
+        self._listing = listing
+        self._parts: list[_Part] = []
+
+    async def streams(self, prefix: str) -> AsyncGenerator[Stream, None]:
+        """Yield streams that list a part between them, each key in one of them; they want to be read side by side.
+
+        Each stream is in key order and raises as `Listing.pages` does. When one is closed early, the others go on.
+        """
+        part = _Part(prefix)
+        part.streams.put_nowait(self._pages(part, part.shards.at_work[0]))
+        self._parts.append(part)
+        while (stream := await part.streams.get()) is not None:
+            yield stream
+
+    async def _pages(self, part: _Part, shard: Shard) -> Stream:
+        is_first = not shard.position
+        try:
+            async with aclosing(self._listing.pages(part.prefix, after=shard.position)) as pages:
+                async for page in pages:
+                    if is_first and page.token is not None:
+                        part.streams.put_nowait(self._edges(part))
+                    is_first = False
+                    objects = part.shards.take(shard, page.objects, is_last=page.token is None)
+                    self._divide()
+                    if objects:
+                        yield objects  # Until somebody wants the next page, none is asked for.
+                    if shard.is_over:
+                        return
+        finally:
+            part.shards.end(shard)
+            if not part.shards.at_work:
+                part.streams.put_nowait(None)
+                if part.asking is not None:
+                    part.asking.reschedule(0.0)
+            self._divide()
+
+    async def _edges(self, part: _Part) -> Stream:
+        """Learn where a part can be divided: a stream like the others, but without pages."""
+        with suppress(NccidFetchError, TimeoutError):  # The part itself is none the worse for it.
+            part.shards.learn(await self._gather(part))
+            self._divide()
+        return
+        yield
+
+    async def _gather(self, part: _Part) -> Sequence[str]:
+        gathered = Edges(part.prefix)
+        try:
+            async with (
+                asyncio.timeout(None if part.shards.at_work else 0.0) as part.asking,
+                aclosing(self._listing.pages(part.prefix, delimiter="/")) as pages,
+            ):
+                async for page in pages:
+                    if not gathered.add(page.objects, page.prefixes):
+                        return ()
+        finally:
+            part.asking = None
+        return sorted(gathered.edges)
+
+    def _divide(self) -> None:
+        """Put as many shards to work as there is room and work for."""
+        at_work = sum(len(part.shards.at_work) for part in self._parts)
+        for _ in range(at_work, SHARDS_MAX):
+            part = max(self._parts, key=lambda part: part.shards.spare)
+            if part.shards.spare < 1:
+                return
+            part.streams.put_nowait(self._pages(part, part.shards.split()))
 
 
 async def survey(listing: Listing, group: str, asked: Sequence[str]) -> dict[str, PartState | None]:

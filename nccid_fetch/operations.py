@@ -17,12 +17,13 @@ from .errors import AccessError, UsageError
 from .events import PartsKnown, Report
 from .journal import Journal
 from .keys import key_filter
-from .listing import Listing, survey
-from .model import PartState, RemoteObject
+from .listing import Listing, ShardedListing, Stream, survey
+from .model import PartState
 from .pipeline import Pages, plan_all, run
 from .planfile import parts_of_plan, read_plan
 from .planning import Planner
 from .settings import Settings, Source, Transport
+from .shards import SHARDS_MAX
 from .slots import Slots
 from .store.pages import PAGE_KEYS, Lister
 from .store.protocol import Reader
@@ -30,7 +31,7 @@ from .store.reference import ReferenceReader
 from .store.session import Session, open_session
 from .transfer import Tools
 
-LISTING_CONNECTIONS = 16
+LISTING_CONNECTIONS = SHARDS_MAX
 LISTING_ATTEMPTS = 8
 
 
@@ -113,7 +114,9 @@ async def fetch(
             report=report,
         )
         pages = (
-            _all_listed(listing, source, parts) if plan_file is None else {parts: _planned(plan_file, source, parts)}
+            _all_listed(listing, source, parts)
+            if plan_file is None
+            else {parts: _alone(_planned(plan_file, source, parts))}
         )
         await run(pages, planner, tools, committer)
 
@@ -199,16 +202,16 @@ def _reader(session: Session, settings: Settings, reference: ReferenceReader) ->
     return FastReader(session, connections=settings.concurrency_max)
 
 
-async def _listed(listing: Listing, source: Source, part: str) -> AsyncGenerator[Sequence[RemoteObject], None]:
-    async for page in listing.pages(warehouse.part_prefix(source.group, part)):
-        yield page.objects
-
-
 def _all_listed(listing: Listing, source: Source, parts: Sequence[str]) -> Pages:
-    return {(part,): _listed(listing, source, part) for part in parts}
+    sharded = ShardedListing(listing)
+    return {(part,): sharded.streams(warehouse.part_prefix(source.group, part)) for part in parts}
 
 
-async def _planned(path: Path, source: Source, parts: Sequence[str]) -> AsyncGenerator[Sequence[RemoteObject], None]:
+async def _alone(stream: Stream) -> AsyncGenerator[Stream, None]:
+    yield stream
+
+
+async def _planned(path: Path, source: Source, parts: Sequence[str]) -> Stream:
     """Yield a plan's objects of these parts as pages, each of one part. The file may be larger than memory."""
     by_part = groupby(read_plan(path, source), lambda remote: warehouse.part_of(remote.key, source.group))
     for part, objects in by_part:

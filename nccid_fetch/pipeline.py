@@ -3,7 +3,7 @@
 ::
 
     listing ── Page ──► plan ── Decision ──► queue ── Fetch, Check ──► workers ── Ending ──► committer
-    one per part        journal and disk,    bounded                   request, stage,       publish,
+    one per shard       journal and disk,    bounded                   request, stage,       publish,
                         by the page                                    verify                record, by the batch
 
 The queue is what holds the listing back while the workers are behind: memory is bounded by settings, whatever the
@@ -24,7 +24,8 @@ from .destination import destination_error
 from .errors import EndpointError, ListingDeniedError, ObjectError, Reason, decisive
 from .events import Adopted, Event, Failed, Fetched, LimitSet, ListingEnded, Report, Retrying
 from .keys import is_folder_marker
-from .model import Check, Decision, Fetch, PartState, Refuse, RemoteObject
+from .listing import Stream
+from .model import Check, Decision, Fetch, PartState, Refuse
 from .planning import Planner
 from .transfer import Tools, check, fetch
 from .warehouse import part_of
@@ -35,8 +36,8 @@ DENIED_MAX = 32
 EXHAUSTED_MAX = 16
 """When so many objects in a row used up their attempts, it is not the objects."""
 
-Pages = Mapping[tuple[str, ...], AsyncGenerator[Sequence[RemoteObject], None]]
-"""Streams of pages, and which parts each is of. A page has objects of one part only, in key order."""
+Pages = Mapping[tuple[str, ...], AsyncGenerator[Stream, None]]
+"""Streams of pages, as they come, and which parts they are of. A page has objects of one part only, in key order."""
 
 
 @dataclass(slots=True)
@@ -167,8 +168,8 @@ async def _flow(
             for number in range(tools.settings.concurrency_max):
                 workers.create_task(_work(queue, breaker, tools, committer, auto), name=f"worker-{number}")
             async with asyncio.TaskGroup() as producers:
-                for parts, objects in pages.items():
-                    producers.create_task(_produce(parts, objects, planner, deal), name=f"listing-{parts}")
+                for parts, streams in pages.items():
+                    producers.create_task(_produce(parts, streams, planner, deal), name=f"listing-{parts}")
             for _ in range(tools.settings.concurrency_max):
                 await queue.put(None)
         watch.cancel()
@@ -182,8 +183,8 @@ async def plan_all(pages: Pages, planner: Planner) -> None:
 
     try:
         async with asyncio.TaskGroup() as producers:
-            for parts, objects in pages.items():
-                producers.create_task(_produce(parts, objects, planner, leave), name=f"listing-{parts}")
+            for parts, streams in pages.items():
+                producers.create_task(_produce(parts, streams, planner, leave), name=f"listing-{parts}")
     except BaseExceptionGroup as group:
         raise decisive(group) from group
 
@@ -196,29 +197,47 @@ async def _watch(committing: "asyncio.Task[None]") -> None:
 
 async def _produce(
     parts: tuple[str, ...],
-    objects: AsyncGenerator[Sequence[RemoteObject], None],
+    streams: AsyncGenerator[Stream, None],
     planner: Planner,
     deal: Callable[[Sequence[Decision]], Awaitable[bool]],
 ) -> None:
-    """Plan a stream page by page, and deal the decisions out until there are no more, or no more are wanted."""
-    nesting = Nesting()
+    """Plan streams side by side, page by page, deal the decisions out, and say once how the listing of parts ended.
+
+    When the decisions about a part are no more wanted, each of its streams ends with the page that it has got.
+    """
     listed: set[str] = set()
-    try:
-        async with aclosing(objects):
-            async for page in objects:
-                there = (remote.key for remote in page if not is_folder_marker(remote.key, remote.size))
-                listed.update(part_of(key, planner.group) for key in islice(there, 1))
-                decisions = await planner.plan(page, nesting)
-                if not await deal(decisions) and len(parts) == 1:
-                    return
-    except ListingDeniedError:
-        state = PartState.FAILED if listed else PartState.DENIED
-        ends = [ListingEnded(part, state, "the credentials may not list it", denied=True) for part in parts]
-    except EndpointError as error:
-        ends = [ListingEnded(part, PartState.FAILED, str(error)) for part in parts]
-    else:
-        ends = [ListingEnded(part, PartState.COMPLETE if part in listed else PartState.EMPTY) for part in parts]
-    for end in ends:
+    given_up = False
+    breaks: list[ListingDeniedError | EndpointError] = []
+
+    async def produce(stream: Stream) -> None:
+        nonlocal given_up
+        nesting = Nesting()
+        try:
+            async with aclosing(stream):
+                async for page in stream:
+                    there = (remote.key for remote in page if not is_folder_marker(remote.key, remote.size))
+                    listed.update(part_of(key, planner.group) for key in islice(there, 1))
+                    decisions = await planner.plan(page, nesting)
+                    if not await deal(decisions) and len(parts) == 1:
+                        given_up = True
+                        return
+        except (ListingDeniedError, EndpointError) as error:
+            breaks.append(error)
+
+    async with aclosing(streams), asyncio.TaskGroup() as group:
+        async for stream in streams:
+            group.create_task(produce(stream), name=f"listing-{parts}")
+    if given_up:
+        return
+    denied = any(isinstance(error, ListingDeniedError) for error in breaks)
+    for part in parts:
+        if denied:
+            state = PartState.FAILED if listed else PartState.DENIED
+            end = ListingEnded(part, state, "the credentials may not list it", denied=True)
+        elif breaks:
+            end = ListingEnded(part, PartState.FAILED, str(breaks[0]))
+        else:
+            end = ListingEnded(part, PartState.COMPLETE if part in listed else PartState.EMPTY)
         planner.report(end)
 
 

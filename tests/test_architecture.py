@@ -22,7 +22,7 @@ RANKS = (
     ),
     ("model", "keys", "retry", "settings", "demo"),
     (
-        *("decisions", "events", "journal", "planfile", "staging", "walk"),
+        *("decisions", "events", "journal", "planfile", "shards", "staging", "walk"),
         *("store.answers", "store.protocol", "store.session", "demo.synthetic"),
     ),
     ("destination", "ranges", "summary", "store.fast", "store.pages", "store.reference", "demo.server"),
@@ -38,7 +38,8 @@ RANKS = (
 RANK = {module: rank for rank, modules in enumerate(RANKS) for module in modules}
 
 PURE = (
-    *("warehouse", "errors", "adaptive", "model", "retry", "digests", "keys", "settings", "decisions", "events"),
+    *("warehouse", "errors", "adaptive", "model", "retry", "digests", "keys", "settings", "decisions", "shards"),
+    "events",
     "summary",
 )
 """Values in, values out: no clock, no chance, no disk, no network, no loop. `store.protocol` is types alone."""

@@ -401,7 +401,7 @@ def test_a_listing_that_breaks_off_fails_its_part_and_the_others_finish(
         "data": "failed",
         "ct": "complete",
     }
-    assert check_tree(dest, snapshot(s3)) == {*keys[:10], *others}
+    assert {*keys[:10], *others} <= check_tree(dest, snapshot(s3)) < {*keys, *others}
 
 
 def _pages_of(s3: ScriptedS3, keys: int) -> None:
