@@ -592,6 +592,7 @@ def test_a_part_that_is_given_up_is_not_listed_to_its_end(dest: Path) -> None:
         result = fetch(s3, dest, "ct", concurrency=4, transport=Transport.AIOBOTO3)
     assert result.exit_code == 4
     assert result.tally.parts["ct"].state is PartState.DENIED
+    assert len([event for event in result.events if isinstance(event, ListingEnded)]) == 1
     assert result.tally.listed.objects <= QUEUE_OBJECTS + SHARDS_MAX * 100 + 100 < len(present)
 
 
