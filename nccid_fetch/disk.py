@@ -67,7 +67,10 @@ class Disk:
         try:
             while self._short:
                 batch = [self._short.popleft() for _ in range(min(len(self._short), SHORT_BATCH_MAX))]
-                done = await self.run(lambda batch=batch: [_outcome(function) for function, _ in batch])  # type: ignore[misc]
+                try:
+                    done = await self.run(lambda batch=batch: [_outcome(function) for function, _ in batch])  # type: ignore[misc]
+                except Exception as ended:  # noqa: BLE001 - the threads have, and all of the batch have to know.
+                    done = [(None, ended)] * len(batch)
                 for (_, outcome), (result, error) in zip(batch, done, strict=True):
                     if outcome.done():
                         continue  # Whoever waited was cancelled.

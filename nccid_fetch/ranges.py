@@ -6,16 +6,16 @@ reach without a gap. When a range fails, what reaches so far is kept, and the ne
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable
 from typing import TypeVar
 
 from .disk import Disk
 from .errors import ObjectError, Reason, ShortBodyError, TransientError
 from .events import Received, Report
-from .model import RemoteObject
+from .model import Chunk, RemoteObject
 from .slots import Slots
 from .staging import StagedFile
-from .store.protocol import Body, Facts, Reader
+from .store.protocol import SLOW_BYTES_PER_SECOND, SLOW_SECONDS, WHOLE_BYTES_MAX, Body, Reader
 
 T = TypeVar("T")
 
@@ -30,10 +30,11 @@ BUSY_OBJECTS = 16
 
 async def receive_ranges(
     remote: RemoteObject, staged: StagedFile, reader: Reader, *, slots: Slots, disk: Disk, report: Report
-) -> Facts | None:
+) -> None:
     """Bring what is missing of a large object.
 
-    The caller holds one place for it; more are taken as long as they are free.
+    The caller holds one place for it; more are taken as long as they are free. The answers' headers are not handed
+    on: that of a range shows no checksum of the object.
 
     Args:
         remote: The object.
@@ -43,14 +44,11 @@ async def receive_ranges(
         disk: Where blocking work is done.
         report: Who wants to know of bytes that come in.
 
-    Returns:
-        What the answers' headers tell.
-
     Raises:
         NccidFetchError: As `Reader.get` does, and where an answer is not what was listed.
         OSError: The disk failed.
     """
-    return await _Ranges(remote, staged, reader, slots=slots, disk=disk, report=report).receive()
+    await _Ranges(remote, staged, reader, slots=slots, disk=disk, report=report).receive()
 
 
 class _Ranges:
@@ -63,20 +61,21 @@ class _Ranges:
         self._missing = deque((start, min(start + RANGE_BYTES, remote.size)) for start in starts)
         loop = asyncio.get_running_loop()
         self._landed: dict[int, asyncio.Future[None]] = {stop: loop.create_future() for _, stop in self._missing}
-        self._lanes = 0
-        self._facts: Facts | None = None
+        self._lanes = 1
 
-    async def receive(self) -> Facts | None:
+    async def receive(self) -> None:
+        await self._disk.run(self._staged.open)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._take_in())
-                self._lanes += 1
                 group.create_task(self._lane(group))
         except BaseExceptionGroup as group_error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():  # Which a group that was ending already forgets.
+                raise asyncio.CancelledError from group_error
             raise _first(group_error) from group_error
         finally:
             await self._disk.run(self._staged.cut)
-        return self._facts
 
     async def _lane(self, group: asyncio.TaskGroup) -> None:
         """Bring one range after another, and open further lanes while there are places for them."""
@@ -84,16 +83,14 @@ class _Ranges:
             start, stop = self._missing.popleft()
             while self._missing and self._lanes < RANGES_MAX and self._has_place():
                 self._lanes += 1
-                group.create_task(self._further_lane(group))
+                # A task that is cancelled before its first step runs no `finally` of its own.
+                group.create_task(self._lane(group)).add_done_callback(self._leave)
             await self._bring(start, stop)
             self._landed[stop].set_result(None)
 
-    async def _further_lane(self, group: asyncio.TaskGroup) -> None:
-        try:
-            await self._lane(group)
-        finally:
-            self._lanes -= 1
-            self._slots.release()
+    def _leave(self, _: asyncio.Task[None]) -> None:
+        self._lanes -= 1
+        self._slots.release()
 
     def _has_place(self) -> bool:
         return self._slots.in_flight < BUSY_OBJECTS and self._slots.try_acquire()
@@ -102,8 +99,8 @@ class _Ranges:
         remote, staged = self._remote, self._staged
         async with self._reader.get(remote, start, stop) as body:
             check_body(body, remote, stop - start)
-            self._facts = body.facts
-            async for chunk in body.chunks():
+            chunks = body.chunks()
+            while (chunk := await next_chunk(chunks, stop - start)) is not None:
                 offset, start = start, start + len(chunk)
                 if start > stop:
                     raise ShortBodyError(f"the server sent more than the {stop - offset} bytes that were asked for")
@@ -134,6 +131,19 @@ def check_body(body: Body, remote: RemoteObject, length: int) -> None:
         raise ShortBodyError(
             f"the server promised {remote.size - length + body.length} bytes, and listed {remote.size}"
         )
+
+
+async def next_chunk(chunks: AsyncIterator[Chunk], wanted: int) -> Chunk | None:
+    """Return the next chunk of a body of which so many bytes are wanted, or None at its end.
+
+    Raises:
+        TransientError: It trickles: no stall, for a byte comes now and then, and yet no end in sight.
+    """
+    try:
+        async with asyncio.timeout(SLOW_SECONDS + min(wanted, WHOLE_BYTES_MAX) / SLOW_BYTES_PER_SECOND):
+            return await anext(chunks, None)
+    except TimeoutError:
+        raise TransientError(f"the body came at less than {SLOW_BYTES_PER_SECOND} bytes a second") from None
 
 
 def _first(group: BaseExceptionGroup) -> BaseException:

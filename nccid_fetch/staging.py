@@ -86,14 +86,20 @@ class StagedFile:
         """The MD5 of what was written, in hex, unless it was not to be hashed."""
         return self._md5.hexdigest() if self._md5 else None
 
+    def open(self) -> None:
+        """Make the file, unless that was done. Whoever writes from several threads does so first."""
+        if self._fd < 0:
+            self._fd = os.open(self.name, _STAGE_FLAGS, self._staging.file_mode, dir_fd=self._staging.folder_fd)
+            self._staging.open_files.add(self)
+            os.fchmod(self._fd, self._staging.file_mode)
+
     def append(self, chunk: "Chunk") -> None:
         """Write bytes at the end.
 
         Raises:
             OSError: The disk is full or broken.
         """
-        if self._fd < 0:
-            self._open()
+        self.open()
         rest = memoryview(chunk)
         if self._md5 is not None:
             self._md5.update(rest)
@@ -102,13 +108,11 @@ class StagedFile:
             rest = rest[os.write(self._fd, rest) :]
 
     def write_at(self, offset: int, chunk: "Chunk") -> None:
-        """Write bytes where they belong; they count when `take_in` reaches them.
+        """Write bytes of an open file where they belong; they count when `take_in` reaches them.
 
         Raises:
             OSError: The disk is full or broken.
         """
-        if self._fd < 0:
-            self._open()
         rest = memoryview(chunk)
         while rest:
             written = os.pwrite(self._fd, rest, offset)
@@ -140,8 +144,7 @@ class StagedFile:
         Raises:
             OSError: The disk is full or broken; some file systems say so only now.
         """
-        if self._fd < 0:
-            self._open()
+        self.open()
         os.utime(self._fd, ns=(modified_ns, modified_ns))
         self.close()
         self.is_sealed = True
@@ -175,8 +178,3 @@ class StagedFile:
     def open_for_reading(self) -> int:
         """Return a descriptor on what was written; the caller closes it."""
         return os.open(self.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._staging.folder_fd)
-
-    def _open(self) -> None:
-        self._fd = os.open(self.name, _STAGE_FLAGS, self._staging.file_mode, dir_fd=self._staging.folder_fd)
-        self._staging.open_files.add(self)
-        os.fchmod(self._fd, self._staging.file_mode)

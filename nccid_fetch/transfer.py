@@ -31,15 +31,15 @@ from .errors import (
 )
 from .events import Received, Report, Retrying
 from .keys import path_of
-from .model import Check, Chunk, RemoteObject, VerifiedBy, Why
+from .model import Check, RemoteObject, VerifiedBy, Why
 from .proof import prove
-from .ranges import RANGED_BYTES_MIN, check_body, receive_ranges
+from .ranges import RANGED_BYTES_MIN, check_body, next_chunk, receive_ranges
 from .retry import Patience
 from .settings import Settings, Verify
 from .slots import Slots
 from .staging import StagedFile, chunks_of
 from .store.pages import Lister
-from .store.protocol import SLOW_BYTES_PER_SECOND, SLOW_SECONDS, WHOLE_BYTES_MAX, Facts, Reader
+from .store.protocol import WHOLE_BYTES_MAX, Facts, Reader
 from .store.reference import ReferenceReader
 
 
@@ -137,9 +137,7 @@ class _Transfer:
         """Bring what is missing of the body, and seal the staged file."""
         remote, staged, tools = self.remote, self.staged, self.tools
         if reader.honours_ranges and remote.size - staged.size >= RANGED_BYTES_MIN:
-            self.facts = await receive_ranges(
-                remote, staged, reader, slots=tools.slots, disk=tools.disk, report=tools.report
-            )
+            await receive_ranges(remote, staged, reader, slots=tools.slots, disk=tools.disk, report=tools.report)
             await tools.disk.run(lambda: staged.seal(remote.modified_ns))
             return
         start = staged.size
@@ -147,7 +145,8 @@ class _Transfer:
             check_body(body, remote, remote.size - start)
             self.facts = body.facts
             chunks = body.chunks()
-            while (chunk := await (anext(chunks, None) if body.is_there else self._next(chunks))) is not None:
+            left = remote.size - staged.size
+            while (chunk := await (anext(chunks, None) if body.is_there else next_chunk(chunks, left))) is not None:
                 received = len(chunk)
                 if staged.size + received > remote.size:
                     raise ShortBodyError(f"the server sent more than the {remote.size} bytes it listed")
@@ -160,19 +159,6 @@ class _Transfer:
             raise ShortBodyError(f"the body ended after {staged.size} of {remote.size} bytes")
         if not staged.is_sealed:
             await tools.disk.run(lambda: staged.seal(remote.modified_ns))
-
-    async def _next(self, chunks: AsyncIterator[Chunk]) -> Chunk | None:
-        """Return the next chunk, or None at the end.
-
-        Raises:
-            TransientError: It trickles: no stall, for a byte comes now and then, and yet no end in sight.
-        """
-        wanted = min(self.remote.size - self.staged.size, WHOLE_BYTES_MAX)
-        try:
-            async with asyncio.timeout(SLOW_SECONDS + wanted / SLOW_BYTES_PER_SECOND):
-                return await anext(chunks, None)
-        except TimeoutError:
-            raise TransientError(f"the body came at less than {SLOW_BYTES_PER_SECOND} bytes a second") from None
 
     async def _keep_or_discard(self, error: TransientError) -> None:
         """Keep a whole body whose proof was interrupted, and what a large one brought before it broke off."""

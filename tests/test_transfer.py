@@ -210,7 +210,7 @@ def test_a_body_that_trickles_ends_the_attempt_and_not_the_object(
     bench: Bench, s3: ScriptedS3, transport: Transport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A byte now and then keeps every stall timer quiet: the rate is what ends it."""
-    for module in ("transfer", "store.fast"):
+    for module in ("ranges", "store.fast"):
         monkeypatch.setattr(f"nccid_fetch.{module}.SLOW_SECONDS", 0.2)
         monkeypatch.setattr(f"nccid_fetch.{module}.SLOW_BYTES_PER_SECOND", 1e9)
     s3.script("get", Drip(1, every=0.05))

@@ -49,7 +49,8 @@ class FastReader:
         address = urlsplit(session.base_url)
         self._origin = f"{address.scheme}://{address.netloc}"
         self._folder = address.path
-        self._signer = Signer(address.netloc, session.region)
+        self._host = address.netloc
+        self._signer = Signer(self._host, session.region)
         count = max(1, min(_REACTORS_MAX, _cores() // 2))  # The other half hashes and writes.
         loop = asyncio.get_running_loop()
         self._reactors = cycle(
@@ -89,6 +90,7 @@ class FastReader:
         path = f"{self._folder}/{quote(remote.key, safe='/-_.~')}"
         credentials = await self.session.credentials()
         headers = extra if credentials is None else self._signer.headers(path, extra, credentials, time())
+        headers["host"] = self._host  # As it was signed: libcurl leaves a port out that is the scheme's own.
         length = (remote.size if stop is None else stop) - start
         is_whole = length <= WHOLE_BYTES_MAX
         return Exchange(
@@ -186,7 +188,8 @@ def _new_handle(session: Session) -> Any:  # noqa: ANN401 - pycurl has no types.
         (pycurl.PATH_AS_IS, 1),
         (pycurl.FOLLOWLOCATION, 0),
         (pycurl.CAINFO, session.certificates),
-        (pycurl.PROXY, session.proxy or ""),  # Empty for none, whatever libcurl would find in the environment.
+        (pycurl.PROXY, session.proxy or ""),  # Empty for none, whatever libcurl would find in the environment,
+        (pycurl.NOPROXY, ""),  # and whatever it would make of NO_PROXY, which was obeyed in the choice.
         (_SUPPRESS_CONNECT_HEADERS, 1),
         (pycurl.USERAGENT, "nccid-fetch"),
         (pycurl.CONNECTTIMEOUT_MS, int(CONNECT_TIMEOUT_SECONDS * 1000)),

@@ -21,6 +21,7 @@ import pycurl
 _IDLE_SECONDS = 60.0
 _LOOKS_PER_STALL = 8
 _STATUS = re.compile(rb"HTTP/[0-9.]+ ([0-9]{3})")
+_LENGTH = re.compile(r"[0-9]{1,18}")
 _READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 _INTERESTS = {pycurl.POLL_IN: _READ, pycurl.POLL_OUT: _WRITE, pycurl.POLL_INOUT: _READ | _WRITE}
 
@@ -113,14 +114,14 @@ class Exchange:
             name, _, value = text.decode("latin-1").partition(":")
             self.headers[name.strip().lower()] = value.strip()
         digits = self.headers.get("content-length", "")
-        self.length = int(digits) if digits.isascii() and digits.isdigit() else -1
+        self.length = int(digits) if _LENGTH.fullmatch(digits) else -1
         self.status = int(found[1])
         if not self.is_whole:
             self.note(self)
 
     def _on_body(self, data: bytes) -> int | None:
-        if self.abandoned:
-            return -1
+        if self.abandoned or (self.is_whole and self._received >= self.length):
+            return -1  # Nobody wants it, or it is more than was promised: chunked, say, whatever Content-Length said.
         if self.has_chunk and not self.is_whole:
             self.is_paused = True
             return int(pycurl.WRITEFUNC_PAUSE)
@@ -207,6 +208,7 @@ class Reactor:
         self._commands.append(self._stop)
         self._wake()
         self._thread.join()
+        self._fail(RuntimeError("the session is closed"))
         self._selector.close()
         os.close(self._wake_reader)
         os.close(self._wake_writer)
@@ -251,12 +253,12 @@ class Reactor:
 
     def _work(self) -> None:
         while not self._stopping:
+            self._wait()
             while self._commands:
                 self._commands.popleft()()
-            self._wait()
             self._harvest()
             self._end_stalled()
-            if self._news and not self._told:
+            if self._news and not self._told:  # Last, so that nobody's news wait until the next turn has waited.
                 self._told = True
                 self._loop.call_soon_threadsafe(self._deliver)
 
@@ -302,9 +304,14 @@ class Reactor:
         if exchange.abandoned:
             return
         curl = self._idle.pop() if self._idle else self._new_handle()
-        exchange.begin(curl, self._news.append)
-        self._running[curl] = exchange
-        self._multi.add_handle(curl)
+        try:
+            exchange.begin(curl, self._news.append)
+            self._multi.add_handle(curl)
+        except (ValueError, pycurl.error) as error:  # A header that is not ASCII, say, is no fault of the others.
+            self._idle.append(curl)
+            exchange.end(str(error))
+        else:
+            self._running[curl] = exchange
 
     def _unpause(self, exchange: Exchange) -> None:
         if exchange.is_paused:
