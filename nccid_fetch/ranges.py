@@ -65,13 +65,15 @@ class _Ranges:
 
     async def receive(self) -> None:
         await self._disk.run(self._staged.open)
+        task = asyncio.current_task()
+        assert task is not None
+        cancellations = task.cancelling()
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._take_in())
                 group.create_task(self._lane(group))
+                await self._take_in()
         except BaseExceptionGroup as group_error:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():  # Which a group that was ending already forgets.
+            if task.cancelling() > cancellations:  # A group that was ending already forgets it.
                 raise asyncio.CancelledError from group_error
             raise _first(group_error) from group_error
         finally:
