@@ -305,6 +305,27 @@ def test_what_is_wrong_with_one_range_is_an_error_and_no_byte_of_it_counts(
     staging(Wire(DATA, bend=lambda lane: fault(lane) if lane.start == THIRD else None), play, limit=1)
 
 
+def test_a_range_that_is_too_long_is_not_written_over_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[tuple[int, int]] = []
+    write_at = StagedFile.write_at
+
+    def noted(staged: StagedFile, offset: int, chunk: bytes) -> None:
+        written.append((offset, offset + len(chunk)))
+        write_at(staged, offset, chunk)
+
+    monkeypatch.setattr(StagedFile, "write_at", noted)
+
+    async def play(scene: Scene) -> None:
+        await scene.whole(FIRST)
+        await scene.until(lambda: SECOND in scene.wire.lanes and scene.wire.lanes[SECOND].turn is not None)
+        scene.wire.lanes[SECOND].go()
+        with pytest.raises(ShortBodyError, match="more than"):
+            await scene.task
+
+    staging(Wire(DATA, bend=lambda lane: too_long(lane) if lane.start == SECOND else None), play, limit=1)
+    assert written == [(FIRST, SECOND)]
+
+
 def test_what_came_beyond_a_gap_is_cut_off() -> None:
     async def play(scene: Scene) -> None:
         await scene.whole(FIRST, THIRD)
