@@ -116,24 +116,18 @@ class Tree:
     def look(self, paths: Sequence[tuple[str, ...]]) -> list[LocalFile | None]:
         """Return what stands at each path. Fastest when they are sorted."""
         found: list[LocalFile | None] = []
-        missing: tuple[str, ...] | None = None
+        folder: tuple[str, ...] | None = None
+        folder_fd: int | None = None
+        no_folder: LocalFile | None = None
         with Walk(self._root_fd) as walk:
             for path in paths:
-                folder = path[:-1]
-                if folder == missing:
-                    found.append(None)
-                    continue
+                if path[:-1] != folder:
+                    folder = path[:-1]
+                    folder_fd, no_folder = _entered(walk, folder)
                 try:
-                    found.append(look_at(walk.enter(folder), path[-1]))
-                except FileNotFoundError:
-                    missing = folder
-                    found.append(None)
-                except BlockedError:
-                    found.append(LocalFile(LocalKind.BLOCKED))
+                    found.append(no_folder if folder_fd is None else look_at(folder_fd, path[-1]))
                 except OSError as error:
-                    if error.errno not in _OF_ONE_NAME:
-                        raise
-                    found.append(LocalFile(LocalKind.CLOSED))
+                    found.append(_closed(error))
         return found
 
 
@@ -273,6 +267,25 @@ class Destination(Tree):
             raise ObjectError(
                 Reason.LOCAL_ERROR, f"what has its name cannot be set aside: in the state folder {error} is no folder"
             ) from None
+
+
+def _entered(walk: Walk, folder: tuple[str, ...]) -> tuple[int | None, LocalFile | None]:
+    """Return a folder's descriptor, or None and what stands at every path in it."""
+    try:
+        return walk.enter(folder), None
+    except FileNotFoundError:
+        return None, None
+    except BlockedError:
+        return None, LocalFile(LocalKind.BLOCKED)
+    except OSError as error:
+        return None, _closed(error)
+
+
+def _closed(error: OSError) -> LocalFile:
+    """Return what stands where one name cannot be looked at; what is wrong with all of them is raised on."""
+    if error.errno not in _OF_ONE_NAME:
+        raise error
+    return LocalFile(LocalKind.CLOSED)
 
 
 def _open_file(folder_fd: int, name: str) -> int:

@@ -9,6 +9,7 @@ import fnmatch
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 from . import warehouse
 from .errors import UnsafeKeyError
@@ -40,6 +41,28 @@ def path_of(key: str, group: str) -> tuple[str, ...]:
     Raises:
         UnsafeKeyError: Saying which rule the key breaks.
     """
+    folder, _, name = key.rpartition("/")
+    if _is_plain(name) and key.isascii() and len(key) <= KEY_BYTES_MAX:
+        return (*_folder_of(folder, group), name)
+    return _path_of(key, group)
+
+
+def _is_plain(name: str) -> bool:
+    """Say whether an ASCII segment breaks no rule by itself, whatever else it is."""
+    return 2 < len(name) <= SEGMENT_BYTES_MAX and "\0" not in name
+
+
+@lru_cache(maxsize=1024)
+def _folder_of(folder: str, group: str) -> tuple[str, ...]:
+    """Return the segments of a folder, which neighbours have in common: what is dear is done once for all of them."""
+    above, _, name = folder.rpartition("/")
+    if _is_plain(name) and above.startswith(warehouse.group_prefix(group)):
+        return (*_folder_of(above, group), name)
+    return _path_of(f"{folder}/any", group)[:-1]
+
+
+def _path_of(key: str, group: str) -> tuple[str, ...]:
+    """Hold a key against every rule."""
     prefix = warehouse.group_prefix(group)
     if not key.startswith(prefix):
         raise UnsafeKeyError(f"it is not below {prefix}")
@@ -67,6 +90,8 @@ def path_of(key: str, group: str) -> tuple[str, ...]:
 
 def fold(text: str) -> str:
     """Return the one form of all texts that a folding file system may take for the same name."""
+    if text.isascii():
+        return text.casefold()
     seen = _IGNORABLE.sub("", unicodedata.normalize("NFD", text))
     return unicodedata.normalize("NFC", seen.casefold())
 

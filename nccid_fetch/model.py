@@ -142,9 +142,8 @@ class Check:
     local: LocalFile
 
 
-@dataclass(frozen=True, slots=True)
-class Skip:
-    """Nothing to do. `retime` when only LastModified moved on, and the file's mtime has to follow."""
+class Skip(NamedTuple):
+    """Nothing to do. A tuple, as there may be millions. `retime` when only LastModified moved on, and the file's mtime has to follow."""
 
     remote: RemoteObject
     why: Why = Why.UNCHANGED

@@ -1,6 +1,6 @@
 """From a page of the listing to decisions: filter, paths, journal and disk, by the page and not by the object."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -58,44 +58,50 @@ class Planner:
             The decisions: about keys without a safe path first, then about all others in their order. Objects that
             the filter holds back, and folder markers, have none.
         """
-        below = len(self.group) + 1
-        decisions: list[Decision] = []
-        wanted: list[tuple[RemoteObject, tuple[str, ...]]] = []
-        for remote in objects:
-            if is_folder_marker(remote.key, remote.size) or not self.lets_through(remote.key[below:]):
-                continue
-            try:
-                wanted.append((remote, path_of(remote.key, self.group)))
-            except UnsafeKeyError as error:
-                decisions.append(Refuse(remote, error.reason, str(error)))
-        owners = await self._owners(wanted)
-        records = await self._records([remote.key for remote, _ in wanted])
-        locals_ = await self._look([path for _, path in wanted])
-        for (remote, _), owner, local in zip(wanted, owners, locals_, strict=True):
-            decision: Decision
-            parent = nesting.parent_of(remote.key)
-            if owner != remote.key:
-                decision = Refuse(
-                    remote, Reason.CONFLICT, f"this file system cannot tell its name from that of {owner}"
-                )
-            elif parent is not None:
-                decision = Refuse(remote, Reason.CONFLICT, f"one of its folders has the name of the object {parent}")
-            else:
-                decision = decide(
-                    remote, records.get(remote.key), local, self.existing, require_verified=self.require_verified
-                )
+        decisions, wanted, paths = self._sift(objects)
+        keys = [remote.key for remote in wanted]
+        owners = await self._owners(keys, paths)
+        records = await self._records(keys)
+        locals_ = await self._look(paths)
+        for remote, owner, local in zip(wanted, owners, locals_, strict=True):
+            decision = self._decide(remote, owner, nesting.parent_of(remote.key), records.get(remote.key), local)
             if not isinstance(decision, Refuse):
                 nesting.add(remote.key)
             decisions.append(decision)
         await self._retime(decisions)
-        known_by_size = sum(
-            isinstance(decision, Skip) and records[decision.remote.key].verified_by is VerifiedBy.SIZE
-            for decision in decisions
-        )
         if decisions:
             part = part_of(decisions[0].remote.key, self.group)
-            self.report(PagePlanned(part, decisions, known_by_size))
+            self.report(PagePlanned(part, decisions, _known_by_size(decisions, records)))
         return decisions
+
+    def _sift(
+        self, objects: Sequence[RemoteObject]
+    ) -> tuple[list[Decision], list[RemoteObject], list[tuple[str, ...]]]:
+        """Return refusals of keys without a safe path, then the other objects that are wanted, and their paths."""
+        below = len(self.group) + 1
+        refused: list[Decision] = []
+        wanted: list[RemoteObject] = []
+        paths: list[tuple[str, ...]] = []
+        for remote in objects:
+            if is_folder_marker(remote.key, remote.size) or not self.lets_through(remote.key[below:]):
+                continue
+            try:
+                paths.append(path_of(remote.key, self.group))
+            except UnsafeKeyError as error:
+                refused.append(Refuse(remote, error.reason, str(error)))
+            else:
+                wanted.append(remote)
+        return refused, wanted, paths
+
+    def _decide(
+        self, remote: RemoteObject, owner: str, parent: str | None, record: Record | None, local: LocalFile | None
+    ) -> Decision:
+        """Decide about one object, knowing which key owns its name, and which one would have to be its folder."""
+        if owner != remote.key:
+            return Refuse(remote, Reason.CONFLICT, f"this file system cannot tell its name from that of {owner}")
+        if parent is not None:
+            return Refuse(remote, Reason.CONFLICT, f"one of its folders has the name of the object {parent}")
+        return decide(remote, record, local, self.existing, require_verified=self.require_verified)
 
     async def _records(self, keys: list[str]) -> dict[str, Record]:
         journal = self.journal
@@ -111,12 +117,12 @@ class Planner:
         except OSError as error:
             raise destination_error(error, self.dest) from error
 
-    async def _owners(self, wanted: list[tuple[RemoteObject, tuple[str, ...]]]) -> list[str]:
+    async def _owners(self, keys: list[str], paths: list[tuple[str, ...]]) -> list[str]:
         """Return the key that owns each object's name: its own, but where the file system folds names."""
         journal, tree = self.journal, self.tree
         if journal is None or not isinstance(tree, Destination) or not tree.folds:
-            return [remote.key for remote, _ in wanted]
-        folded = [(fold("/".join(path)), remote.key) for remote, path in wanted]
+            return keys
+        folded = [(fold("/".join(path)), key) for path, key in zip(paths, keys, strict=True)]
         return await self.journal_thread.run(lambda: journal.own_names(folded))
 
     async def _retime(self, decisions: Sequence[Decision]) -> None:
@@ -129,3 +135,10 @@ class Planner:
         rows = [(remote.key, record._replace(modified_ns=remote.modified_ns)) for remote, record in late]
         await self._at_disk(lambda: tree.retime(moves))
         await self.journal_thread.run(lambda: journal.commit(rows))
+
+
+def _known_by_size(decisions: Sequence[Decision], records: Mapping[str, Record]) -> int:
+    """Count the skipped objects that no digest ever proved."""
+    unproved = VerifiedBy.SIZE
+    keys = {key for key, record in records.items() if record.verified_by is unproved}
+    return sum(isinstance(decision, Skip) and decision.remote.key in keys for decision in decisions) if keys else 0

@@ -21,12 +21,13 @@ from .events import (
     Received,
     Retrying,
 )
-from .model import Check, Decision, Fetch, PartState, Refuse, VerifiedBy
+from .model import Check, Decision, Fetch, PartState, Refuse, Skip, VerifiedBy
 from .settings import Settings, Source
 from .warehouse import part_of
 
 FAILURES_MAX = 1000
 """How many failures a summary names; all of them are in the journal."""
+_ACTIONS = {Fetch: "fetch", Check: "check", Skip: "skip", Refuse: "refuse"}
 REFUSALS = {Reason.UNSAFE_KEY, Reason.CONFLICT}
 
 
@@ -37,9 +38,9 @@ class Count:
     objects: int = 0
     bytes: int = 0
 
-    def add(self, size: int) -> None:
-        """Count one object."""
-        self.objects += 1
+    def add(self, size: int, objects: int = 1) -> None:
+        """Count one object, or several of this size in all."""
+        self.objects += objects
         self.bytes += size
 
     def as_dict(self) -> dict[str, int]:
@@ -138,21 +139,13 @@ class Tally:
         return bool(self.parts) and all(part.state is not None for part in self.parts.values())
 
     def _plan(self, part: PartTally, decisions: Sequence[Decision]) -> None:
-        for decision in decisions:
-            size = decision.remote.size
-            part.listed.add(size)
-            self.listed.add(size)
-            match decision:
-                case Fetch():
-                    self.planned["fetch"].add(size)
-                case Check():
-                    self.planned["check"].add(size)
-                case Refuse():
-                    self.planned["refuse"].add(size)
-                case _:
-                    self.planned["skip"].add(size)
-                    self.skipped.add(size)
-                    part.settled.add(size)
+        for kind, action in _ACTIONS.items():
+            sizes = [decision.remote.size for decision in decisions if type(decision) is kind]
+            for count in (part.listed, self.listed, self.planned[action]):
+                count.add(sum(sizes), len(sizes))
+            if kind is Skip:
+                self.skipped.add(sum(sizes), len(sizes))
+                part.settled.add(sum(sizes), len(sizes))
 
     def _settle(self, outcome: Fetched | Adopted | Failed) -> None:
         remote = outcome.remote

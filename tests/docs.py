@@ -6,7 +6,7 @@ from typing import Any
 
 import typer.main
 
-from nccid_fetch.cli.main import app
+from nccid_fetch.cli.commands import app
 
 README = Path(__file__).parent.parent / "README.md"
 _MARKS = re.compile(r"(?<=<!-- options: written by make docs -->\n).*?(?=<!-- /options -->)", re.DOTALL)

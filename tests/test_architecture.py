@@ -23,15 +23,16 @@ RANKS = (
     ("model", "keys", "retry", "settings", "demo"),
     (
         *("decisions", "events", "journal", "planfile", "shards", "staging", "walk"),
-        *("store.answers", "store.protocol", "store.session", "demo.synthetic"),
+        *("store.answers", "store.protocol", "store.session", "demo.synthetic", "cli.options"),
     ),
     ("destination", "ranges", "summary", "store.fast", "store.pages", "store.reference", "demo.server"),
     ("listing", "proof", "planning", "commit", "cli.output"),
-    ("transfer", "cli.display", "cli.options", "cli.runner"),
+    ("transfer", "cli.display", "cli.runner"),
     ("pipeline",),
     ("operations",),
     ("api", "cli.fetching", "cli.listing"),
     ("cli.demo",),
+    ("cli.commands",),
     ("cli.main",),
     ("__main__",),
 )

@@ -1,5 +1,6 @@
 """The command line, as a shell sees it: exit codes, stdout, stderr, and what is on disk afterwards."""
 
+import gc
 import json
 import os
 import pty
@@ -20,6 +21,7 @@ import pytest
 import nccid_fetch
 from nccid_fetch.cli.main import main
 from nccid_fetch.journal import Journal
+from nccid_fetch.store.pages import PAGE_KEYS
 from nccid_fetch.warehouse import BUCKET, PARTS
 
 from .servers.scripted import Do, Drop, Hold, Page, Redirect, ScriptedS3, Status
@@ -497,6 +499,37 @@ def test_a_quiet_terminal_gets_nothing(s3: ScriptedS3, dest: Path) -> None:
 
 def test_version(cli: Cli) -> None:
     assert cli("--version") == Finished(0, f"nccid-fetch {nccid_fetch.__version__}\n", "")
+
+
+def test_the_version_is_said_before_anything_is_loaded_and_in_the_same_words_as_after(cli: Cli) -> None:
+    assert cli("--version") == cli("ls", "--version")
+    code = (
+        "import sys, atexit; sys.argv = ['nccid-fetch', '--version']\n"
+        "atexit.register(lambda: print({'asyncio', 'rich', 'typer', 'nccid_fetch.settings'} & set(sys.modules)))\n"
+        "from nccid_fetch.cli.main import main; main()"
+    )
+    said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert said == f"nccid-fetch {nccid_fetch.__version__}\nset()\n"
+
+
+def test_help_loads_nothing_that_only_a_run_needs() -> None:
+    code = (
+        "import sys, atexit; sys.argv = ['nccid-fetch', '--help']\n"
+        "atexit.register(lambda: print({'asyncio', 'aiohttp', 'botocore', 'obstore'} & set(sys.modules)))\n"
+        "from nccid_fetch.cli.main import main; main()"
+    )
+    said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert said.endswith("set()\n")
+
+
+def test_the_objects_of_a_page_start_no_collection_of_garbage(cli: Cli) -> None:
+    """Of every object there are some ten small ones; the collector would go through all that a run has in memory."""
+    before = gc.get_threshold()
+    try:
+        cli("ls", "--help")
+        assert gc.get_threshold()[0] >= 10 * PAGE_KEYS
+    finally:
+        gc.set_threshold(*before)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -418,8 +418,9 @@ def test_no_query_reads_more_rows_than_it_needs(dest: Path) -> None:
     """Opening, a page and a batch cost the same in a journal of eleven million rows: no query scans a table of them."""
     queries: list[str] = []
     keys = list(nccid_keys(1000))
+    clinical = [f"training/data/Covid{number:04}/status_2020-05-01.json" for number in range(1000)]
     with opened(dest) as journal:
-        journal.commit((key, RECORD) for key in keys)
+        journal.commit((key, RECORD) for key in keys + clinical)
     connect = sqlite3.connect
 
     def listening(*args: object, **options: object) -> sqlite3.Connection:
@@ -431,10 +432,12 @@ def test_no_query_reads_more_rows_than_it_needs(dest: Path) -> None:
         patch.setattr("nccid_fetch.journal.sqlite3.connect", listening)
         with opened(dest) as journal, journal.run("get", ["training/ct/"]):
             assert len(journal.records(keys)) == 1000
+            assert len(journal.records(clinical)) == 1000
             journal.commit([(keys[0], RECORD)], [(keys[1], Reason.GONE, "")])
             journal.own_names([("a", "A")])
     asked = [query for query in queries if query.partition(" ")[0] in {"SELECT", "INSERT", "UPDATE", "DELETE"}]
-    assert sum(" FROM object " in query for query in asked) == 2  # One per folder of the page.
+    found = [query for query in asked if " JOIN object " in query]
+    assert len(found) == 3  # One per series of the first page, and one for all the folders of the second.
     with plainly(dest) as connection:
         plans = {
             query: [str(row[3]) for row in connection.execute(f"EXPLAIN QUERY PLAN {query}")] for query in set(asked)
@@ -444,6 +447,16 @@ def test_no_query_reads_more_rows_than_it_needs(dest: Path) -> None:
         query: step for query, steps in plans.items() for step in steps if step.startswith("SCAN") and step not in small
     }
     assert scans == {}
+
+
+def test_keys_far_apart_do_not_read_what_lies_between(dest: Path) -> None:
+    patients = [f"training/data/Covid{number:04}/status_2020-05-01.json" for number in range(1000)]
+    far_apart = patients[::100]
+    with opened(dest) as journal:
+        journal.commit((key, RECORD) for key in patients)
+        assert set(journal.records(far_apart)) == set(far_apart)
+        rows = list(journal._rows({key[: key.rfind("/") + 1]: ["status_2020-05-01.json"] for key in far_apart}, 20))
+    assert len(rows) == len(far_apart)
 
 
 def test_opening_a_large_journal_does_no_more_work_than_opening_a_small_one(tmp_path: Path) -> None:

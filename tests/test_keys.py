@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from nccid_fetch.destination import Placement, open_destination
 from nccid_fetch.errors import Reason, UnsafeKeyError
-from nccid_fetch.keys import STATE_FOLDER, fold, is_folder_marker, key_filter, path_of, printable
+from nccid_fetch.keys import STATE_FOLDER, _path_of, fold, is_folder_marker, key_filter, path_of, printable
 from nccid_fetch.settings import Settings
 
 COMPOSED, DECOMPOSED = "\u00e9", "e\u0301"
@@ -224,6 +224,27 @@ KEYS = st.one_of(
     _BELOW,
     st.text(max_size=20).map("training/ct/{}".format),
 )
+
+
+_SEGMENTS = st.sampled_from(
+    [
+        *("training", "ct", "Covid0000", "image.dcm", "abc", "a", "", ".", "..", "a\0b", "\0\0\0", COMPOSED, "\ud800"),
+        *("a" * 255, "a" * 256, COMPOSED * 128, STATE_FOLDER, ".NCCID-fetch"),
+    ]
+)
+
+
+@given(st.sampled_from(["training/", "training/ct/", ""]), st.lists(_SEGMENTS, max_size=7).map("/".join))
+@settings(steady, max_examples=400)
+def test_what_is_known_of_a_folder_changes_no_path_and_no_refusal(prefix: str, below: str) -> None:
+    """`path_of` looks at a folder once for all keys in it; held against a look at each key from end to end."""
+    outcomes: list[object] = []
+    for function in (path_of, _path_of):
+        try:
+            outcomes.append(function(prefix + below, "training"))
+        except UnsafeKeyError as error:
+            outcomes.append(str(error))
+    assert outcomes[0] == outcomes[1]
 
 
 class World(NamedTuple):

@@ -199,6 +199,20 @@ def test_require_verified_is_not_met_by_what_an_earlier_run_knew_by_size_alone(s
     assert s3.gets() == 1, "nothing can prove it, so it is not downloaded again to be just as little proved"
 
 
+def test_require_verified_is_not_met_by_skipping_what_no_digest_ever_proved(s3: ScriptedS3, dest: Path) -> None:
+    s3.put(KEY, DATA, parts=UNIFORM)
+    fetch(s3, dest, verify=Verify.SIZE)
+    run = fetch(s3, dest, require_verified=True)
+    assert (run.exit_code, run.tally.skipped.objects) == (3, 1)
+
+
+def test_require_verified_is_met_by_skipping_what_was_proved(s3: ScriptedS3, dest: Path) -> None:
+    s3.put(KEY, DATA)
+    fetch(s3, dest)
+    run = fetch(s3, dest, require_verified=True)
+    assert (run.exit_code, run.tally.skipped.objects) == (0, 1)
+
+
 def test_require_verified_proves_what_an_earlier_run_took_by_its_size(s3: ScriptedS3, dest: Path) -> None:
     s3.put(KEY, DATA)
     assert proof_of(fetch(s3, dest, verify=Verify.SIZE)) is VerifiedBy.SIZE

@@ -15,7 +15,8 @@ from nccid_fetch.warehouse import BUCKET
 
 from . import options
 from .fetching import fetch
-from .output import Format, note
+from .options import Format
+from .output import note
 
 _CONCURRENCY = 64
 _ENDING = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}

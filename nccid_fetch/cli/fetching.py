@@ -18,7 +18,8 @@ from nccid_fetch.summary import Summary, Tally
 
 from . import options
 from .display import shown
-from .output import Format, note, note_outcome, print_json, print_summary
+from .options import Format
+from .output import note, note_outcome, print_json, print_summary
 from .runner import run
 
 Work = Callable[[Report], Coroutine[Any, Any, None]]

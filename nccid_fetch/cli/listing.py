@@ -15,7 +15,8 @@ from nccid_fetch.settings import Source
 from nccid_fetch.summary import Count
 
 from . import options
-from .output import Format, note, print_json, print_table, size_text
+from .options import Format
+from .output import note, print_json, print_table, size_text
 from .runner import run
 
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
+from enum import StrEnum
 from inspect import Parameter, Signature
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,11 +12,18 @@ import typer
 from nccid_fetch import __version__, warehouse
 from nccid_fetch.settings import CONCURRENCY_MAX, Existing, Settings, Source, Transport, Verify
 
-from .output import Format
-
 _SOURCE = "Where from"
 _FETCH = "What and how"
 _OUTPUT = "Output"
+
+
+class Format(StrEnum):
+    """How to speak."""
+
+    AUTO = "auto"
+    HUMAN = "human"
+    JSON = "json"
+    QUIET = "quiet"
 
 
 def _duration(text: str) -> float:

@@ -3,7 +3,6 @@
 import json
 import sys
 from collections.abc import Iterator
-from enum import StrEnum
 from typing import Any, TextIO
 
 from nccid_fetch.errors import AccessError, Reason, RunError
@@ -14,15 +13,6 @@ from nccid_fetch.summary import Count, Summary
 _UNITS = ("B", "KB", "MB", "GB", "TB", "PB")
 _FAILURES_SHOWN = 10
 _ASK = "choose another --profile, or ask NCCID for access"
-
-
-class Format(StrEnum):
-    """How to speak."""
-
-    AUTO = "auto"
-    HUMAN = "human"
-    JSON = "json"
-    QUIET = "quiet"
 
 
 def size_text(size: float) -> str:
