@@ -64,6 +64,7 @@ class Lane:
     piece: int
     facts: Facts | None = None
     turn: asyncio.Future[None] | None = None
+    is_there: bool = False
 
     async def chunks(self) -> AsyncIterator[bytes]:
         for at in range(0, len(self.data), self.piece):

@@ -521,7 +521,7 @@ def test_the_host_that_is_sent_is_the_one_that_was_signed(
         secret_key: str = "test-secret"
         token: str | None = None
 
-    signed = Signer(seen.headers["host"], "eu-west-2").headers(f"/{BUCKET}/{KEY}", sent, Credentials(), at)
+    signed = Signer(seen.headers["host"], "eu-west-2").headers(f"/{BUCKET}/{KEY}", sent, Credentials(), at.timestamp())
     assert seen.headers["authorization"] == signed["authorization"]
 
 
