@@ -124,12 +124,14 @@ class StagedFile:
         Raises:
             OSError: The disk cannot be read.
         """
-        while self._md5 is not None and self.size < stop:
-            chunk = os.pread(self._fd, min(READ_BYTES, stop - self.size), self.size)
-            if not chunk:
-                raise OSError(errno.EIO, "what was written cannot be read back")
-            self._md5.update(chunk)
-            self.size += len(chunk)
+        if self._md5 is not None and self.size < stop:
+            buffer = memoryview(bytearray(min(READ_BYTES, stop - self.size)))  # One for all: fresh memory is dear.
+            while self.size < stop:
+                count = os.preadv(self._fd, [buffer[: stop - self.size]], self.size)
+                if not count:
+                    raise OSError(errno.EIO, "what was written cannot be read back")
+                self._md5.update(buffer[:count])
+                self.size += count
         self.size = stop
 
     def cut(self) -> None:

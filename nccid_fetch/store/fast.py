@@ -20,7 +20,7 @@ import pycurl
 from ..errors import ObjectError, Reason, RefusedError, TransientError
 from ..model import Chunk, ETag, RemoteObject
 from .protocol import CHUNK_BYTES, SLOW_BYTES_PER_SECOND, SLOW_SECONDS, WHOLE_BYTES_MAX, Facts
-from .reactor import Exchange, Reactor
+from .reactor import Buffers, Exchange, Reactor
 from .session import CONNECT_TIMEOUT_SECONDS, Session
 from .signing import Signer
 
@@ -66,6 +66,7 @@ class FastReader:
         )
         for reactor in islice(self._reactors, count):
             session.at_close(reactor.close)
+        self.buffers = Buffers(max(WHOLE_BYTES_MAX, CHUNK_BYTES + _BUFFER_BYTES))
         self.honours_ranges = True
         self.has_given = False
         self.failures = 0
@@ -99,6 +100,7 @@ class FastReader:
             seconds_max=SLOW_SECONDS + length / SLOW_BYTES_PER_SECOND if is_whole else _BODY_SECONDS_MAX,
             whole=length if is_whole else -2,  # No length that an answer can have.
             room=CHUNK_BYTES,
+            buffers=self.buffers,
         )
 
 
@@ -166,14 +168,14 @@ class _FastBody:
         while True:
             while not (exchange.ended or exchange.has_chunk):
                 await self._reactor.news(exchange)
-            has_ended = exchange.ended  # Before it is emptied: then nothing comes after.
             chunk = exchange.take()
-            if not has_ended:
-                self._reactor.resume(exchange)
-            if chunk and not (exchange.is_whole and exchange.failure):
-                yield memoryview(chunk)
-            if has_ended:
+            if chunk is None:
                 break
+            self._reactor.resume(exchange)
+            if not (exchange.is_whole and exchange.failure):
+                yield chunk
+            # Only here: where it is not asked for another one, a thread may still be at work on this.
+            self._reader.buffers.give_back(chunk)
         if exchange.failure:
             raise TransientError(f"{self._reader.session.endpoint} broke off a body: {exchange.failure}")
 

@@ -78,7 +78,7 @@ class Body(Protocol):
     def is_there(self) -> bool: ...  # noqa: D102
 
     def chunks(self) -> AsyncIterator[Chunk]:
-        """Yield the bytes in order.
+        """Yield the bytes in order, each chunk until the next is asked for: its memory may then be used again.
 
         Raises:
             TransientError: The body broke off or stalled.

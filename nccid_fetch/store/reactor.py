@@ -6,14 +6,16 @@ Python's lock, so that several reactors use several cores.
 """
 
 import asyncio
+import mmap
 import os
 import re
 import selectors
+import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from time import monotonic
 from typing import Any
 
 import pycurl
@@ -22,6 +24,7 @@ _IDLE_SECONDS = 60.0
 _LOOKS_PER_STALL = 8
 _STATUS = re.compile(rb"HTTP/[0-9.]+ ([0-9]{3})")
 _LENGTH = re.compile(r"[0-9]{1,18}")
+_PAUSE = int(pycurl.WRITEFUNC_PAUSE)
 _READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 _INTERESTS = {pycurl.POLL_IN: _READ, pycurl.POLL_OUT: _WRITE, pycurl.POLL_INOUT: _READ | _WRITE}
 
@@ -30,11 +33,13 @@ class Exchange:
     """A request and what came of it. The reactor's thread fills it, the event loop empties it.
 
     Every attribute is written by one of the two alone, and the body passes through a deque, so that no lock is needed.
+    It is received into buffers that are used again and again: fresh memory for each body would cost more than TLS.
 
     Attributes:
         status: The answer's HTTP status; 0 while there is none.
         headers: The answer's headers, names in lower case.
         length: The answer's Content-Length, or -1.
+        is_whole: Whether the body is handed over in one piece.
         failure: What libcurl says went wrong, once it has.
         ended: Whether all of the answer is there, or nothing more of it will come.
 
@@ -42,51 +47,61 @@ class Exchange:
         url: The URL.
         headers: The request's headers, as they are sent.
         seconds_max: How long all of it may take.
-        whole: A body of exactly this length is handed over when all of it is there; any other as it comes.
-        room: So many bytes are a chunk; no more than that waits to be taken.
+        whole: A body of exactly this length is handed over when all of it is there; any other by the chunk.
+        room: Bytes of a chunk, at least; no more than one waits to be taken.
+        buffers: Where memory for the body comes from.
     """
 
     __slots__ = (
-        *("_body", "_lines", "_received", "_taken", "abandoned", "curl", "ended", "failure", "headers", "is_paused"),
-        *("length", "note", "request_headers", "room", "seconds_max", "status", "touched", "url", "whole"),
+        *(
+            "_body",
+            "_buffer",
+            "_buffers",
+            "_filled",
+            "_full",
+            "_lines",
+            "_room",
+            "_whole",
+            "abandoned",
+            "curl",
+            "ended",
+            "failure",
+        ),
+        *("headers", "is_paused", "is_whole", "length", "note", "request_headers", "seconds_max", "status"),
+        *("touched", "url"),
     )
 
-    def __init__(self, url: str, headers: Sequence[str], *, seconds_max: float, whole: int, room: int) -> None:
+    def __init__(
+        self, url: str, headers: Sequence[str], *, seconds_max: float, whole: int, room: int, buffers: "Buffers"
+    ) -> None:
         self.url, self.request_headers, self.seconds_max = url, headers, seconds_max
-        self.whole, self.room = whole, room
+        self._room = self._full = room
         self.status, self.length = 0, -1
         self.headers: dict[str, str] = {}
         self.failure: str | None = None
-        self.ended = self.abandoned = self.is_paused = False
+        self.ended = self.abandoned = self.is_paused = self.is_whole = False
         self.curl: Any = None
         self.touched = 0.0
         self.note: Callable[[Exchange], None] = lambda _: None
+        self._whole = whole
         self._lines: list[bytes] = []
-        self._body: deque[bytes] = deque()
-        self._received = self._taken = 0
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether the body is handed over in one piece."""
-        return self.whole == self.length
+        self._body: deque[memoryview] = deque()
+        self._buffers = buffers
+        self._buffer: memoryview | None = None
+        self._filled = 0
 
     @property
     def has_chunk(self) -> bool:
         """Whether a chunk waits to be taken."""
-        return self._received - self._taken >= self.room
+        return bool(self._body)
 
-    def take(self) -> bytes:
-        """Return what has come of the body and was not taken yet. For the event loop."""
-        pieces = []
-        while self._body:
-            pieces.append(self._body.popleft())
-        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        self._taken += len(data)
-        return data
+    def take(self) -> memoryview | None:
+        """Return the chunk that waits, if one does: the beginning of a buffer. For the event loop."""
+        return self._body.popleft() if self._body else None
 
     def begin(self, curl: Any, note: Callable[["Exchange"], None]) -> None:  # noqa: ANN401 - pycurl has no types.
         """Let a handle fill this exchange. This and what follows is for the reactor's thread."""
-        self.curl, self.note, self.touched = curl, note, time.monotonic()
+        self.curl, self.note, self.touched = curl, note, monotonic()
         curl.setopt(pycurl.URL, self.url)
         curl.setopt(pycurl.HTTPHEADER, self.request_headers)
         curl.setopt(pycurl.TIMEOUT_MS, int(self.seconds_max * 1000))
@@ -96,11 +111,12 @@ class Exchange:
     def end(self, failure: str | None) -> None:
         """Note that nothing more will come."""
         self.failure, self.curl = failure, None
+        self._hand_over()
         self.ended = True
         self.note(self)
 
     def _on_header(self, line: bytes) -> None:
-        self.touched = time.monotonic()
+        self.touched = monotonic()
         if self.status:  # A trailer of a chunked body.
             return
         if line.strip():
@@ -115,22 +131,57 @@ class Exchange:
             self.headers[name.strip().lower()] = value.strip()
         digits = self.headers.get("content-length", "")
         self.length = int(digits) if _LENGTH.fullmatch(digits) else -1
+        self.is_whole = self.length == self._whole
+        self._full = sys.maxsize if self.is_whole else self._room
         self.status = int(found[1])
         if not self.is_whole:
             self.note(self)
 
     def _on_body(self, data: bytes) -> int | None:
-        if self.abandoned or (self.is_whole and self._received >= self.length):
-            return -1  # Nobody wants it, or it is more than was promised: chunked, say, whatever Content-Length said.
-        if self.has_chunk and not self.is_whole:
+        """Take the next bytes. It is called for every 16 KiB, as TLS brings them, so each step in it counts."""
+        if self._body:
             self.is_paused = True
-            return int(pycurl.WRITEFUNC_PAUSE)
-        self.touched = time.monotonic()
-        self._body.append(data)
-        self._received += len(data)
-        if self.has_chunk and not self.is_whole:
+            return _PAUSE
+        self.touched = monotonic()
+        if self._buffer is None:
+            self._buffer = self._buffers.lend()
+        begin, end = self._filled, self._filled + len(data)
+        if end > self.length and self.is_whole:
+            return -1  # It is more than was promised: chunked, say, whatever Content-Length said.
+        self._buffer[begin:end] = data
+        self._filled = end
+        if end >= self._full:
+            self._hand_over()
             self.note(self)
         return None
+
+    def _hand_over(self) -> None:
+        if self._buffer is not None:
+            self._body.append(self._buffer[: self._filled])
+            self._buffer, self._filled = None, 0
+
+
+class Buffers:
+    """Memory that bodies are received into, lent to one at a time. For any thread.
+
+    Args:
+        size: Bytes of each; those that are not used take no memory.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._free: list[memoryview] = []
+
+    def lend(self) -> memoryview:
+        """Return a buffer, the one that was used last if there is one: it is still in the processor's cache."""
+        try:
+            return self._free.pop()
+        except IndexError:
+            return memoryview(mmap.mmap(-1, self._size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+
+    def give_back(self, chunk: memoryview) -> None:
+        """Take a buffer back, by the chunk at its beginning that nobody looks at any more."""
+        self._free.append(memoryview(chunk.obj))
 
 
 class Reactor:
@@ -265,7 +316,7 @@ class Reactor:
     def _wait(self) -> None:
         """Wait for sockets, for libcurl's timer, or for a command, and let libcurl work."""
         self._asleep = True
-        now = time.monotonic()
+        now = monotonic()
         pause = self._next_look - now if self._running else _IDLE_SECONDS
         pause = max(0.0, pause if self._due is None else min(pause, self._due - now))
         ready = self._selector.select(0.0 if self._commands or self._stopping else pause)
@@ -276,13 +327,13 @@ class Reactor:
             else:
                 bits = (pycurl.CSELECT_IN if mask & _READ else 0) | (pycurl.CSELECT_OUT if mask & _WRITE else 0)
                 self._multi.socket_action(key.fd, bits)
-        if self._due is not None and self._due <= time.monotonic():
+        if self._due is not None and self._due <= monotonic():
             self._due = None
             self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
 
     def _end_stalled(self) -> None:
         """Give up what stalls. A sender that is held up does not."""
-        now = time.monotonic()
+        now = monotonic()
         if now < self._next_look:
             return
         self._next_look = now + self._stall_seconds / _LOOKS_PER_STALL
@@ -316,7 +367,7 @@ class Reactor:
     def _unpause(self, exchange: Exchange) -> None:
         if exchange.is_paused:
             exchange.is_paused = False
-            exchange.touched = time.monotonic()
+            exchange.touched = monotonic()
             if exchange.curl is not None:
                 with suppress(pycurl.error):  # It has ended meanwhile, and is harvested like any other.
                     exchange.curl.pause(pycurl.PAUSE_CONT)
@@ -345,4 +396,4 @@ class Reactor:
             self._selector.register(fd, _INTERESTS[interest])
 
     def _set_timer(self, milliseconds: int) -> None:
-        self._due = None if milliseconds < 0 else time.monotonic() + milliseconds / 1000
+        self._due = None if milliseconds < 0 else monotonic() + milliseconds / 1000
