@@ -12,9 +12,9 @@ def main() -> None:
     if arguments == ["--version"]:
         print(f"nccid-fetch {__version__}")
         sys.exit()
-    # A page of a listing is thousands of small objects and no garbage. By default each page would start collections,
-    # which cost a seventh of a run that has nothing to fetch.
-    gc.set_threshold(10_000)
+    # What is loaded is hundreds of thousands of small objects and no garbage, and so is a page of a listing. By default
+    # each page would start collections, which cost a seventh of a run that has nothing to fetch.
+    gc.set_threshold(50_000)
     from .commands import run  # noqa: PLC0415 - typer takes longer to load than all else here.
 
     run(arguments)

@@ -1,6 +1,7 @@
 """Running a command's coroutine: event loop, signals, errors, exit codes."""
 
 import asyncio
+import gc
 import logging
 import os
 import resource
@@ -41,11 +42,14 @@ def run(main: Coroutine[Any, Any, None]) -> None:
     for library in ("botocore", "aiobotocore"):
         # What they warn of, with tracebacks and requests in it, comes back to us as errors and is said once, in our words.
         logging.getLogger(library).setLevel(logging.CRITICAL)
+    gc.freeze()  # What was loaded stays to the end: no collection need look through it,
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_with_signals(main))
     except KeyboardInterrupt:
         raise InterruptedRunError(signal.SIGINT) from None
+    finally:
+        gc.freeze()  # nor the last ones, of which Python makes several as it ends.
 
 
 async def _with_signals(main: Coroutine[Any, Any, None]) -> None:
