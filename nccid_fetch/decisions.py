@@ -98,17 +98,14 @@ class Nesting:
 
     def parent_of(self, key: str) -> str | None:
         """Return the earlier key that would have to be a folder for this one, if there is one."""
-        self._trim(key)
-        for begin in self._beginnings:
+        beginnings = self._beginnings
+        while beginnings and not key.startswith(beginnings[-1]):
+            beginnings.pop()
+        for begin in beginnings:
             if key.startswith(begin + "/"):
                 return begin
         return None
 
     def add(self, key: str) -> None:
-        """Remember a key that gets a file."""
-        self._trim(key)
+        """Remember a key that gets a file: the one that `parent_of` was asked about last."""
         self._beginnings.append(key)
-
-    def _trim(self, key: str) -> None:
-        while self._beginnings and not key.startswith(self._beginnings[-1]):
-            self._beginnings.pop()

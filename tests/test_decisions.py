@@ -256,5 +256,6 @@ def test_nesting_remembers_no_more_keys_than_the_present_one_has_characters() ->
         nesting.add(key)
         assert len(nesting._beginnings) <= 2
     for length in range(1, 200):
+        assert nesting.parent_of("x" * length) is None
         nesting.add("x" * length)
         assert len(nesting._beginnings) <= length

@@ -5,6 +5,10 @@ import sys
 
 from nccid_fetch import __version__
 
+COLLECT_AFTER_OBJECTS = 50_000
+"""What is loaded is hundreds of thousands of small objects and no garbage, and so is a page of a listing. By default each
+page would start collections, which cost a seventh of a run that has nothing to fetch."""
+
 
 def main() -> None:
     """Run the command line and exit."""
@@ -12,9 +16,7 @@ def main() -> None:
     if arguments == ["--version"]:
         print(f"nccid-fetch {__version__}")
         sys.exit()
-    # What is loaded is hundreds of thousands of small objects and no garbage, and so is a page of a listing. By default
-    # each page would start collections, which cost a seventh of a run that has nothing to fetch.
-    gc.set_threshold(50_000)
+    gc.set_threshold(COLLECT_AFTER_OBJECTS)
     from .commands import run  # noqa: PLC0415 - typer takes longer to load than all else here.
 
     run(arguments)
