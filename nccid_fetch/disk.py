@@ -1,6 +1,7 @@
 """How the event loop touches the disk: through aiofiles, on threads of its own, in few large hops."""
 
 import asyncio
+import os
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,8 +15,15 @@ T = TypeVar("T")
 THREADS_MAX = 16
 """More would only wait: for the disk, or for the one interpreter between two system calls."""
 
-SHORT_HOPS_MAX = 1
-SHORT_BATCH_MAX = 64
+HOP_FUNCTIONS_MAX = 64
+HOP_BYTES = 512 << 10
+"""Work on so many bytes is worth a hop of its own, and one on another core. In a longer one, what is done first would
+wait for the rest, and its place in flight with it."""
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @wrap
@@ -40,8 +48,10 @@ class Disk:
     def __init__(self, threads: int) -> None:
         self._threads = ThreadPoolExecutor(min(threads, THREADS_MAX), thread_name_prefix="disk")
         self._at_end: list[Callable[[], None]] = []
-        self._short: deque[tuple[Callable[[], Any], asyncio.Future[Any]]] = deque()
+        self._short: deque[tuple[Callable[[], Any], int, asyncio.Future[Any]]] = deque()
+        self._short_bytes = 0
         self._hopping = 0
+        self._hops_max = max(1, min(threads, cores()))
         self._hops: set[asyncio.Task[None]] = set()
 
     async def run(self, function: Callable[[], T]) -> T:
@@ -49,14 +59,19 @@ class Disk:
         result: T = await _call(function, executor=self._threads)
         return result
 
-    async def run_short(self, function: Callable[[], T]) -> T:
+    async def run_short(self, function: Callable[[], T], size: int) -> T:
         """Run a short blocking function in a thread, in one hop with others that are due at the same time.
 
         A hop there and back costs more than to hash and write a small file.
+
+        Args:
+            function: What to run.
+            size: About how many bytes it is about.
         """
         outcome: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._short.append((function, outcome))
-        if self._hopping < SHORT_HOPS_MAX:
+        self._short.append((function, size, outcome))
+        self._short_bytes += size
+        if not self._hopping or (self._hopping < self._hops_max and self._short_bytes >= HOP_BYTES):
             self._hopping += 1
             hop = asyncio.create_task(self._hop(), name="disk-hop")
             self._hops.add(hop)  # The loop alone would not keep it.
@@ -66,7 +81,7 @@ class Disk:
     async def _hop(self) -> None:
         try:
             while self._short:
-                batch = [self._short.popleft() for _ in range(min(len(self._short), SHORT_BATCH_MAX))]
+                batch = self._next_batch()
                 try:
                     done = await self.run(lambda batch=batch: [_outcome(function) for function, _ in batch])  # type: ignore[misc]
                 except Exception as ended:  # noqa: BLE001 - the threads have, and all of the batch have to know.
@@ -80,6 +95,15 @@ class Disk:
                         outcome.set_exception(error)
         finally:
             self._hopping -= 1
+
+    def _next_batch(self) -> list[tuple[Callable[[], Any], asyncio.Future[Any]]]:
+        batch: list[tuple[Callable[[], Any], asyncio.Future[Any]]] = []
+        stop = self._short_bytes - HOP_BYTES
+        while self._short and self._short_bytes > stop and len(batch) < HOP_FUNCTIONS_MAX:
+            function, size, outcome = self._short.popleft()
+            batch.append((function, outcome))
+            self._short_bytes -= size
+        return batch
 
     def at_end(self, function: Callable[[], None]) -> None:
         """Call a function when all threads have ended: to take away what one of them may still be using."""

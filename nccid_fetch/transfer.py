@@ -152,7 +152,10 @@ class _Transfer:
                     raise ShortBodyError(f"the server sent more than the {remote.size} bytes it listed")
                 tools.report(Received(received))
                 if received == remote.size:
-                    await tools.disk.run_short(lambda whole=chunk: staged.append_and_seal(whole, remote.modified_ns))  # type: ignore[misc]
+                    await tools.disk.run_short(
+                        lambda whole=chunk: staged.append_and_seal(whole, remote.modified_ns),  # type: ignore[misc]
+                        received,
+                    )
                 else:
                     await tools.disk.run(lambda part=chunk: staged.append(part))  # type: ignore[misc]
         if staged.size != remote.size:

@@ -45,7 +45,7 @@ class Held:
 def test_results_and_errors_go_to_whom_they_belong(goes_well: list[bool]) -> None:
     async def scene(opened: Disk) -> None:
         functions = [partial(int, number) if well else partial(fail, number) for number, well in enumerate(goes_well)]
-        ends = await asyncio.gather(*map(opened.run_short, functions), return_exceptions=True)
+        ends = await asyncio.gather(*(opened.run_short(function, 1) for function in functions), return_exceptions=True)
         for number, (well, end) in enumerate(zip(goes_well, ends, strict=True)):
             assert (end if well else getattr(end, "errno", None)) == number
 
@@ -63,10 +63,36 @@ def test_what_is_due_at_the_same_time_takes_one_hop(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Disk, "run", counted)
 
     async def scene(opened: Disk) -> None:
-        await asyncio.gather(*(opened.run_short(int) for _ in range(disk.SHORT_BATCH_MAX)))
+        await asyncio.gather(*(opened.run_short(int, 1) for _ in range(disk.HOP_FUNCTIONS_MAX)))
         assert len(hops) == 1
-        await asyncio.gather(*(opened.run_short(int) for _ in range(disk.SHORT_BATCH_MAX + 1)))
+        await asyncio.gather(*(opened.run_short(int, 1) for _ in range(disk.HOP_FUNCTIONS_MAX + 1)))
         assert len(hops) == 3
+
+    on_disk(scene)
+
+
+def test_a_hop_takes_no_more_than_is_worth_one_and_others_go_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is done first does not wait for much else: its place in flight is wanted."""
+    monkeypatch.setattr(disk, "cores", lambda: 2)
+
+    async def scene(opened: Disk) -> None:
+        held = [Held() for _ in range(3)]
+        tasks = [asyncio.create_task(opened.run_short(one, disk.HOP_BYTES)) for one in held]
+        await held[0].wait()
+        await held[1].wait()
+        assert not held[2].reached.is_set(), "no more at once than there are cores"
+        for one in held:
+            one.go.set()
+        await asyncio.gather(*tasks)
+        assert opened._short_bytes == 0
+        small = Held()
+        tasks = [asyncio.create_task(opened.run_short(small, 1))]
+        await small.wait()
+        tasks += [asyncio.create_task(opened.run_short(lambda: None, disk.HOP_BYTES // 2 - 1)) for _ in range(2)]
+        await asyncio.sleep(0)
+        assert opened._hopping == 1, "what is little waits for the hop that is under way"
+        small.go.set()
+        await asyncio.gather(*tasks)
 
     on_disk(scene)
 
@@ -74,9 +100,9 @@ def test_what_is_due_at_the_same_time_takes_one_hop(monkeypatch: pytest.MonkeyPa
 def test_who_gives_up_waiting_harms_no_other() -> None:
     async def scene(opened: Disk) -> None:
         held = Held()
-        first = asyncio.create_task(opened.run_short(held))
+        first = asyncio.create_task(opened.run_short(held, 1))
         await held.wait()
-        second, third = (asyncio.create_task(opened.run_short(lambda: 3)) for _ in range(2))
+        second, third = (asyncio.create_task(opened.run_short(lambda: 3, 1)) for _ in range(2))
         await asyncio.sleep(0)
         first.cancel()
         second.cancel()
@@ -94,14 +120,14 @@ def test_whoever_comes_as_a_hop_ends_is_not_left_behind() -> None:
     async def scene(opened: Disk) -> None:
         for turns in range(12):
             held = Held()
-            first = asyncio.create_task(opened.run_short(held))
+            first = asyncio.create_task(opened.run_short(held, 1))
             await held.wait()
             held.go.set()
             if turns > 6:
                 await asyncio.wait([first])
             for _ in range(turns % 6):
                 await asyncio.sleep(0)
-            assert await opened.run_short(lambda: 3) == 3
+            assert await opened.run_short(lambda: 3, 1) == 3
             await first
         assert opened._hopping == 0
 
@@ -111,7 +137,7 @@ def test_whoever_comes_as_a_hop_ends_is_not_left_behind() -> None:
 def test_a_disk_that_has_ended_says_so_to_everybody() -> None:
     async def scene(opened: Disk) -> None:
         opened._threads.shutdown()
-        ends = await asyncio.gather(*(opened.run_short(int) for _ in range(3)), return_exceptions=True)
+        ends = await asyncio.gather(*(opened.run_short(int, 1) for _ in range(3)), return_exceptions=True)
         assert [type(end) for end in ends] == [RuntimeError] * 3
 
     on_disk(scene)

@@ -286,7 +286,7 @@ def test_what_is_given_up_leaves_nobody_waiting_and_harms_no_other(
     s3: ScriptedS3, give_up: Callable[[FastReader], Awaitable[None]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither those at work meanwhile, nor those that come after and get its handle."""
-    monkeypatch.setattr("nccid_fetch.store.fast._cores", lambda: 2)
+    monkeypatch.setattr("nccid_fetch.store.fast.cores", lambda: 2)
     never = threading.Event()
     s3.put(KEY, LARGE)
     s3.put("training/ct/held", LARGE)
@@ -311,7 +311,7 @@ def test_what_is_given_up_leaves_nobody_waiting_and_harms_no_other(
 
 
 def test_a_reactor_that_dies_ends_everybody_who_waits(s3: ScriptedS3, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nccid_fetch.store.fast._cores", lambda: 2)
+    monkeypatch.setattr("nccid_fetch.store.fast.cores", lambda: 2)
     never = threading.Event()
     s3.script("get", Hold(never), count=None)
 
@@ -335,7 +335,7 @@ def test_a_reactor_that_dies_ends_everybody_who_waits(s3: ScriptedS3, monkeypatc
 
 
 def test_a_reactor_that_closes_ends_everybody_who_waits(s3: ScriptedS3, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nccid_fetch.store.fast._cores", lambda: 2)
+    monkeypatch.setattr("nccid_fetch.store.fast.cores", lambda: 2)
     never = threading.Event()
     s3.script("get", Hold(never), count=None)
 
@@ -361,7 +361,7 @@ def test_a_reactor_never_rests_while_there_is_news_that_nobody_was_told(
     s3: ScriptedS3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What commands bring about, such as the bytes that come when a sender goes on, is told in the same turn."""
-    monkeypatch.setattr("nccid_fetch.store.fast._cores", lambda: 2)
+    monkeypatch.setattr("nccid_fetch.store.fast.cores", lambda: 2)
     wait, kept = Reactor._wait, []
 
     def noted(self: Reactor) -> None:
@@ -382,7 +382,7 @@ def test_a_reactor_never_rests_while_there_is_news_that_nobody_was_told(
 
 
 def test_a_request_that_cannot_be_expressed_fails_alone(s3: ScriptedS3, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nccid_fetch.store.fast._cores", lambda: 2)
+    monkeypatch.setattr("nccid_fetch.store.fast.cores", lambda: 2)
 
     async def scenario(reader: FastReader) -> bytes:
         one = next(reader._reactors)

@@ -5,7 +5,6 @@ reader is asked at once, and says why. Redirects are not followed.
 """
 
 import asyncio
-import os
 import re
 from collections.abc import AsyncIterator
 from itertools import cycle, islice
@@ -17,6 +16,7 @@ from urllib.parse import quote, urlsplit
 
 import pycurl
 
+from ..disk import cores
 from ..errors import ObjectError, Reason, RefusedError, TransientError
 from ..model import Chunk, ETag, RemoteObject
 from .protocol import CHUNK_BYTES, SLOW_BYTES_PER_SECOND, SLOW_SECONDS, WHOLE_BYTES_MAX, Facts
@@ -51,7 +51,7 @@ class FastReader:
         self._folder = address.path
         self._host = address.netloc
         self._signer = Signer(self._host, session.region)
-        count = max(1, min(_REACTORS_MAX, _cores() // 2))  # The other half hashes and writes.
+        count = max(1, min(_REACTORS_MAX, cores() // 2))  # The other half hashes and writes.
         loop = asyncio.get_running_loop()
         self._reactors = cycle(
             [
@@ -200,8 +200,3 @@ def _new_handle(session: Session) -> Any:  # noqa: ANN401 - pycurl has no types.
     ):
         curl.setopt(option, value)
     return curl
-
-
-def _cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
