@@ -1,13 +1,12 @@
 """Listing: which parts there are, and a part page by page to an end that is proved to be one."""
 
 import asyncio
-import random
-import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 
 from . import warehouse
+from .clock import REAL, Clock
 from .errors import (
     EndpointError,
     ListingDeniedError,
@@ -38,17 +37,13 @@ class Listing:
         lister: Asks for one page.
         attempts: Attempts per page.
         report: Who wants to know of pages that have to be asked for again.
-        sleep: Waits for seconds.
-        chance: A number in [0, 1).
-        now: Seconds on a clock that only goes forward.
+        clock: Time and chance.
     """
 
     lister: Lister
     attempts: int
     report: Report = field(default=lambda _: None)
-    sleep: Callable[[float], Awaitable[None]] = field(default=asyncio.sleep)
-    chance: Callable[[], float] = field(default=random.random)
-    now: Callable[[], float] = field(default=time.monotonic)
+    clock: Clock = REAL
 
     async def pages(self, prefix: str, *, after: str = "", delimiter: str | None = None) -> AsyncGenerator[Page, None]:
         """Yield every page below a prefix, in the byte order of keys.
@@ -98,9 +93,14 @@ class Listing:
         wait_for_endpoint: bool = True,
     ) -> Page:
         patience = (
-            Patience(self.attempts, self.chance, self.now)
+            Patience(self.attempts, self.clock.chance, self.clock.now)
             if wait_for_endpoint
-            else Patience(FIRST_ATTEMPTS, self.chance, self.now, throttled_seconds_max=FIRST_THROTTLED_SECONDS_MAX)
+            else Patience(
+                FIRST_ATTEMPTS,
+                self.clock.chance,
+                self.clock.now,
+                throttled_seconds_max=FIRST_THROTTLED_SECONDS_MAX,
+            )
         )
         while True:
             try:
@@ -116,7 +116,7 @@ class Listing:
                     ) from error
                 throttled = isinstance(error, ThrottledError)
                 self.report(ListingRetrying(prefix, str(error), pause, throttled))
-                await self.sleep(pause)
+                await self.clock.sleep(pause)
 
 
 Stream = AsyncGenerator[Sequence[RemoteObject], None]

@@ -10,6 +10,7 @@ from itertools import groupby, islice
 from pathlib import Path
 
 from . import warehouse
+from .clock import REAL, Clock
 from .commit import Committer
 from .destination import Destination, check_dest, destination_error, open_destination, open_tree
 from .disk import THREADS_MAX, Disk
@@ -36,7 +37,13 @@ LISTING_ATTEMPTS = 8
 
 
 async def fetch(
-    source: Source, settings: Settings, report: Report, *, command: str = "get", plan_file: Path | None = None
+    source: Source,
+    settings: Settings,
+    report: Report,
+    *,
+    command: str = "get",
+    plan_file: Path | None = None,
+    clock: Clock = REAL,
 ) -> None:
     """Bring a destination in line with the bucket, or with a plan of it.
 
@@ -46,6 +53,7 @@ async def fetch(
         report: Who wants to know; the numbers are all in its events.
         command: What the run is noted as in the journal.
         plan_file: Carry this plan out instead of listing.
+        clock: Time and chance.
 
     Raises:
         RunError: The run could not begin or go on. What was verified by then is in place.
@@ -65,7 +73,7 @@ async def fetch(
                 stall_seconds=settings.stall_seconds,
             )
         )
-        listing = Listing(Lister(session), LISTING_ATTEMPTS, report)
+        listing = Listing(Lister(session), LISTING_ATTEMPTS, report, clock)
         parts = await _parts(listing, source, asked, report, planned=plan_file is not None)
         destination = stack.enter_context(open_destination(settings))
         if journal is None:
@@ -104,6 +112,7 @@ async def fetch(
             settings=settings,
             slots=Slots(settings.concurrency_max),
             report=report,
+            clock=clock,
         )
         committer = Committer(
             group=source.group,
@@ -121,13 +130,14 @@ async def fetch(
         await run(pages, planner, tools, committer)
 
 
-async def plan(source: Source, settings: Settings, report: Report) -> None:
+async def plan(source: Source, settings: Settings, report: Report, *, clock: Clock = REAL) -> None:
     """List and decide, and write nothing. The decisions are in the events.
 
     Args:
         source: Where from.
         settings: Where to, and how.
         report: Who wants to know.
+        clock: Time and chance.
 
     Raises:
         RunError: As `fetch` does.
@@ -140,7 +150,7 @@ async def plan(source: Source, settings: Settings, report: Report) -> None:
         session = await stack.enter_async_context(
             open_session(source, connections=LISTING_CONNECTIONS, stall_seconds=settings.stall_seconds)
         )
-        listing = Listing(Lister(session), LISTING_ATTEMPTS, report)
+        listing = Listing(Lister(session), LISTING_ATTEMPTS, report, clock)
         parts = await _parts(listing, source, settings.parts, report)
         tree = stack.enter_context(open_tree(settings.dest))
         planner = Planner(

@@ -84,12 +84,12 @@ class _Auto:
 
     def fetched(self, size: int, began: float) -> None:
         tools = self._tools
-        self._adaptive.finished(size, began, tools.now(), tools.slots.in_flight)
+        self._adaptive.finished(size, began, tools.clock.now(), tools.slots.in_flight)
         self._apply()
 
     def report(self, event: Event) -> None:
         if isinstance(event, Retrying) and event.throttled:
-            self._adaptive.throttled(self._tools.now())
+            self._adaptive.throttled(self._tools.clock.now())
             self._apply()
         self._tools.report(event)
 
@@ -253,7 +253,7 @@ async def _work(
         remote = decision.remote
         part = part_of(remote.key, tools.group)
         await tools.slots.acquire()
-        began = tools.now()
+        began = tools.clock.now()
         try:
             if part in breaker.given_up:
                 continue

@@ -8,12 +8,11 @@ staged file, so that no attempt can leave bytes to another.
 
 import asyncio
 import os
-import random
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from .clock import REAL, Clock
 from .destination import Destination
 from .digests import md5_of
 from .disk import Disk
@@ -57,9 +56,7 @@ class Tools:
         settings: How to fetch.
         slots: The places for objects in flight.
         report: Who wants to know.
-        sleep: Waits for seconds.
-        chance: A number in [0, 1).
-        now: Seconds on a clock that only goes forward.
+        clock: Time and chance.
     """
 
     group: str
@@ -71,9 +68,7 @@ class Tools:
     settings: Settings
     slots: Slots
     report: Report
-    sleep: Callable[[float], Awaitable[None]] = field(default=asyncio.sleep)
-    chance: Callable[[], float] = field(default=random.random)
-    now: Callable[[], float] = field(default=time.monotonic)
+    clock: Clock = REAL
 
 
 async def fetch(remote: RemoteObject, tools: Tools) -> tuple[StagedFile, VerifiedBy]:
@@ -176,7 +171,7 @@ class _Transfer:
 
 
 def _patience(tools: Tools) -> Patience:
-    return Patience(tools.settings.attempts, tools.chance, tools.now)
+    return Patience(tools.settings.attempts, tools.clock.chance, tools.clock.now)
 
 
 async def _wait(error: TransientError, remote: RemoteObject, patience: Patience, tools: Tools) -> None:
@@ -192,7 +187,7 @@ async def _wait(error: TransientError, remote: RemoteObject, patience: Patience,
         ) from error
     throttled = isinstance(error, ThrottledError)
     tools.report(Retrying(remote, patience.attempts + throttled, str(error), pause, throttled))
-    await tools.sleep(pause)
+    await tools.clock.sleep(pause)
 
 
 async def _settled(error: ObjectError, remote: RemoteObject, tools: Tools) -> ObjectError:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nccid_fetch import operations
+from nccid_fetch.clock import REAL, Clock
 from nccid_fetch.errors import RunError
 from nccid_fetch.events import Event, Report
 from nccid_fetch.keys import STATE_FOLDER
@@ -144,14 +145,26 @@ class Run:
 
 
 def fetch(
-    s3: ScriptedS3, dest: Path, *parts: str, report: Report | None = None, plan_file: Path | None = None, **options: Any
+    s3: ScriptedS3,
+    dest: Path,
+    *parts: str,
+    report: Report | None = None,
+    plan_file: Path | None = None,
+    clock: Clock = REAL,
+    **options: Any,
 ) -> Run:
     """Make one run to its end, whatever that is; an exception that is no RunError is a defect and raised."""
-    return asyncio.run(fetching(s3, dest, *parts, report=report, plan_file=plan_file, **options))
+    return asyncio.run(fetching(s3, dest, *parts, report=report, plan_file=plan_file, clock=clock, **options))
 
 
 async def fetching(
-    s3: ScriptedS3, dest: Path, *parts: str, report: Report | None = None, plan_file: Path | None = None, **options: Any
+    s3: ScriptedS3,
+    dest: Path,
+    *parts: str,
+    report: Report | None = None,
+    plan_file: Path | None = None,
+    clock: Clock = REAL,
+    **options: Any,
 ) -> Run:
     """See `fetch`."""
     settings = Settings(dest=dest, parts=parts, **({"concurrency": 8} | options))
@@ -166,7 +179,7 @@ async def fetching(
 
     error: RunError | None = None
     try:
-        await operations.fetch(Source(endpoint_url=s3.endpoint_url), settings, listen, plan_file=plan_file)
+        await operations.fetch(Source(endpoint_url=s3.endpoint_url), settings, listen, plan_file=plan_file, clock=clock)
     except RunError as caught:
         error = caught
     code = tally.exit_code(settings) if error is None else error.exit_code

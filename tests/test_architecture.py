@@ -17,7 +17,7 @@ LINES_MAX = 450
 # `nccid_fetch` itself is the door: it names what is public, loads it when it is asked for, and has no rank.
 RANKS = (
     (
-        *("warehouse", "errors", "adaptive", "digests", "slots", "disk", "durability"),
+        *("warehouse", "errors", "adaptive", "digests", "slots", "disk", "durability", "clock"),
         *("cli", "demo.clinical", "store", "store.reactor", "store.signing"),
     ),
     ("model", "keys", "retry", "settings", "demo"),

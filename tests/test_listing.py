@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nccid_fetch import warehouse
+from nccid_fetch.clock import Clock
 from nccid_fetch.errors import (
     AccessError,
     EndpointError,
@@ -70,7 +71,7 @@ class SmallPages(Lister):
 
 
 @dataclass
-class Clock:
+class Sleeper:
     """Time that passes only when somebody sleeps."""
 
     pauses: list[float] = field(default_factory=list)
@@ -81,21 +82,25 @@ class Clock:
     def now(self) -> float:
         return sum(self.pauses)
 
+    @property
+    def clock(self) -> Clock:
+        return Clock(self.now, self.sleep, lambda: 0.0)
+
 
 @asynccontextmanager
 async def listing_of(
-    endpoint_url: str, clock: Clock | None = None, *, stall_seconds: float = 30.0
+    endpoint_url: str, time: Sleeper | None = None, *, stall_seconds: float = 30.0
 ) -> AsyncIterator[Listing]:
-    clock = clock or Clock()
+    time = time or Sleeper()
     async with open_session(Source(endpoint_url=endpoint_url), connections=4, stall_seconds=stall_seconds) as session:
-        yield Listing(SmallPages(session), 3, sleep=clock.sleep, chance=lambda: 0.0, now=clock.now)
+        yield Listing(SmallPages(session), 3, clock=time.clock)
 
 
-def listed(s3: ScriptedS3, prefix: str = PREFIX, clock: Clock | None = None, stall_seconds: float = 30.0) -> list[str]:
+def listed(s3: ScriptedS3, prefix: str = PREFIX, time: Sleeper | None = None, stall_seconds: float = 30.0) -> list[str]:
     """Every key that a listing gives until it ends well."""
 
     async def go() -> list[str]:
-        async with listing_of(s3.endpoint_url, clock, stall_seconds=stall_seconds) as listing:
+        async with listing_of(s3.endpoint_url, time, stall_seconds=stall_seconds) as listing:
             return [found.key async for page in listing.pages(prefix) for found in page.objects]
 
     return run(go())
@@ -519,10 +524,10 @@ PASSING: dict[str, Action] = {
 def test_a_page_that_did_not_come_whole_is_asked_for_again_and_none_is_lost(
     s3: ScriptedS3, fault: Action, after: int
 ) -> None:
-    clock = Clock()
+    time = Sleeper()
     s3.script("list", fault, after=after, count=2)
-    assert listed(s3, clock=clock) == KEYS
-    assert clock.pauses == [0.1, 0.2]
+    assert listed(s3, time=time) == KEYS
+    assert time.pauses == [0.1, 0.2]
     assert len({str(seen.query) for seen in s3.requests}) == 4
 
 
@@ -538,28 +543,28 @@ def test_a_connection_that_ends_unanswered_is_tried_again(s3: ScriptedS3) -> Non
 
 
 def test_being_told_to_slow_down_is_obeyed_to_the_second(s3: ScriptedS3) -> None:
-    clock = Clock()
+    time = Sleeper()
     s3.script("list", Status(503, "SlowDown", headers={"Retry-After": "7"}), after=1)
-    assert listed(s3, clock=clock) == KEYS
-    assert clock.pauses == [7.1]
+    assert listed(s3, time=time) == KEYS
+    assert time.pauses == [7.1]
 
 
 def test_being_told_to_slow_down_is_no_attempt_but_does_not_go_on_for_ever(s3: ScriptedS3) -> None:
-    clock = Clock()
+    time = Sleeper()
     s3.script("list", Status(503, "SlowDown", headers={"Retry-After": "100"}), count=None)
     with pytest.raises(EndpointError, match="asks to slow down"):
-        listed(s3, clock=clock)
-    assert len(clock.pauses) > 3
-    assert THROTTLED_SECONDS_MAX < clock.now() < THROTTLED_SECONDS_MAX + 130
+        listed(s3, time=time)
+    assert len(time.pauses) > 3
+    assert THROTTLED_SECONDS_MAX < time.now() < THROTTLED_SECONDS_MAX + 130
 
 
 def test_when_no_attempt_is_left_the_endpoint_is_to_blame(s3: ScriptedS3) -> None:
-    clock = Clock()
+    time = Sleeper()
     s3.script("list", Status(500, "InternalError"), after=1, count=None)
     with pytest.raises(EndpointError, match="500 InternalError") as caught:
-        listed(s3, clock=clock)
+        listed(s3, time=time)
     assert caught.value.exit_code == 5
-    assert (clock.pauses, len(s3.requests)) == ([0.1, 0.2], 4)
+    assert (time.pauses, len(s3.requests)) == ([0.1, 0.2], 4)
 
 
 def test_every_page_has_all_its_attempts(s3: ScriptedS3) -> None:
@@ -572,11 +577,11 @@ def test_every_page_has_all_its_attempts(s3: ScriptedS3) -> None:
 
 
 def test_a_prefix_that_may_not_be_listed_is_denied_at_once(s3: ScriptedS3) -> None:
-    clock = Clock()
+    time = Sleeper()
     s3.allow_list = lambda prefix, delimiter: False
     with pytest.raises(ListingDeniedError):
-        listed(s3, clock=clock)
-    assert clock.pauses == []
+        listed(s3, time=time)
+    assert time.pauses == []
 
 
 def test_a_right_that_ends_in_the_middle_of_a_listing_is_a_denial_and_not_an_end(s3: ScriptedS3) -> None:
@@ -659,27 +664,27 @@ def deaf() -> str:
 
 
 def test_an_endpoint_that_is_not_there_is_waited_for_in_a_listing_that_goes_on() -> None:
-    async def go(clock: Clock) -> None:
-        async with listing_of(deaf(), clock) as listing:
+    async def go(time: Sleeper) -> None:
+        async with listing_of(deaf(), time) as listing:
             async for _ in listing.pages(PREFIX):
                 pass
 
-    clock = Clock()
+    time = Sleeper()
     with pytest.raises(EndpointError, match="cannot be reached") as caught:
-        run(go(clock))
+        run(go(time))
     assert isinstance(caught.value.__cause__, UnreachableError)
-    assert clock.pauses == [0.1, 0.2]
+    assert time.pauses == [0.1, 0.2]
 
 
 def test_an_endpoint_that_is_not_there_is_not_waited_for_before_a_run() -> None:
-    async def go(clock: Clock) -> None:
-        async with listing_of(deaf(), clock) as listing:
+    async def go(time: Sleeper) -> None:
+        async with listing_of(deaf(), time) as listing:
             await survey(listing, "training", ())
 
-    clock = Clock()
+    time = Sleeper()
     with pytest.raises(EndpointError, match="cannot be reached"):
-        run(go(clock))
-    assert clock.pauses == []
+        run(go(time))
+    assert time.pauses == []
 
 
 # Which parts there are
@@ -796,7 +801,7 @@ def test_no_error_that_only_a_retry_loop_understands_leaves_a_listing(error: Ncc
             raise error
 
     async def go() -> None:
-        await Listing(Broken(), 2, sleep=Clock().sleep).first(PREFIX)
+        await Listing(Broken(), 2, clock=Sleeper().clock).first(PREFIX)
 
     with pytest.raises(EndpointError):
         run(go())
@@ -805,7 +810,7 @@ def test_no_error_that_only_a_retry_loop_understands_leaves_a_listing(error: Ncc
 def test_pages_that_have_to_be_asked_for_again_are_reported() -> None:
     """A listing that waits in silence looks like one that hangs."""
     told: list[Event] = []
-    clock = Clock()
+    time = Sleeper()
     with ScriptedS3() as s3:
         s3.put("training/data/a", b"a")
         s3.script("list", Status(503, "SlowDown", headers={"Retry-After": "7"}))
@@ -813,7 +818,7 @@ def test_pages_that_have_to_be_asked_for_again_are_reported() -> None:
 
         async def scenario() -> None:
             async with open_session(Source(endpoint_url=s3.endpoint_url), connections=4, stall_seconds=5) as session:
-                listing = Listing(Lister(session), 3, told.append, clock.sleep, lambda: 0.0, clock.now)
+                listing = Listing(Lister(session), 3, told.append, time.clock)
                 assert [page async for page in listing.pages("training/data/")]
 
         run(scenario())
@@ -824,15 +829,15 @@ def test_pages_that_have_to_be_asked_for_again_are_reported() -> None:
 
 
 def test_a_run_that_has_not_begun_is_not_told_to_slow_down_for_long() -> None:
-    clock = Clock()
+    time = Sleeper()
     with ScriptedS3() as s3:
         s3.script("list", Status(503, "SlowDown"), count=None)
 
         async def scenario() -> None:
             async with open_session(Source(endpoint_url=s3.endpoint_url), connections=4, stall_seconds=5) as session:
-                listing = Listing(Lister(session), 3, sleep=clock.sleep, chance=lambda: 0.0, now=clock.now)
+                listing = Listing(Lister(session), 3, clock=time.clock)
                 await listing.first("training/")
 
         with pytest.raises(EndpointError, match="asks to slow down"):
             run(scenario())
-    assert clock.now() < 2 * FIRST_THROTTLED_SECONDS_MAX
+    assert time.now() < 2 * FIRST_THROTTLED_SECONDS_MAX

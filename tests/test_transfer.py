@@ -1,7 +1,8 @@
 """One object against every lie of the wire: whole and proved, or not at all; and what each lie costs."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from nccid_fetch import operations, transfer
+from nccid_fetch.clock import Clock
 from nccid_fetch.destination import open_destination
 from nccid_fetch.disk import Disk
 from nccid_fetch.errors import AccessError, ObjectError, Reason
@@ -60,6 +62,7 @@ class Bench:
     dest: Path
     events: list[Event] = field(default_factory=list)
     pauses: list[float] = field(default_factory=list)
+    now: Callable[[], float] = time.monotonic
     verified_by: VerifiedBy | None = None
 
     def fetch(
@@ -106,8 +109,7 @@ class Bench:
                 reference = ReferenceReader(session)
                 defaults: dict[str, Any] = {
                     "reader": operations._reader(session, settings, reference),
-                    "sleep": pause,
-                    "chance": lambda: 0.5,
+                    "clock": Clock(self.now, pause, lambda: 0.5),
                 }
                 yield Tools(
                     group="training",
@@ -552,7 +554,8 @@ def test_being_told_to_slow_down_is_no_attempt_and_waits_as_asked(
 def test_being_told_to_slow_down_for_ever_ends(bench: Bench, s3: ScriptedS3) -> None:
     clock = iter(range(0, 1 << 20, 100))
     s3.script("get", Status(503, "SlowDown"), count=None)
-    refused = bench.refusal(tools={"now": lambda: float(next(clock))}, transport=Transport.AIOBOTO3)
+    bench.now = lambda: float(next(clock))
+    refused = bench.refusal(transport=Transport.AIOBOTO3)
     assert refused is Reason.RETRIES_EXHAUSTED
     assert s3.gets() <= 2 + THROTTLED_SECONDS_MAX / 100
 
