@@ -15,7 +15,7 @@ from . import operations
 from .errors import UsageError
 from .events import Event, PagePlanned, Report
 from .model import Decision, RemoteObject
-from .settings import Concurrency, Existing, Settings, Source, Transport, Verify
+from .settings import Concurrency, Durability, Existing, Settings, Source, Transport, Verify
 from .summary import Summary, Tally
 
 T = TypeVar("T")
@@ -47,6 +47,7 @@ class FetchOptions(PlanOptions, total=False):
 
     concurrency: Concurrency
     verify: Verify | str
+    durability: Durability | str
     transport: Transport | str
     attempts: int
     stall: float
@@ -195,7 +196,8 @@ def _settings(options: PlanOptions | FetchOptions, dest: str | Path, parts: tupl
     chosen: dict[str, Any] = {name: value for name, value in options.items() if name not in _SOURCE_FIELDS}
     if "stall" in chosen:
         chosen["stall_seconds"] = chosen.pop("stall")
-    for name, kind in (("existing", Existing), ("verify", Verify), ("transport", Transport)):
+    kinds = {"existing": Existing, "verify": Verify, "durability": Durability, "transport": Transport}
+    for name, kind in kinds.items():
         if name in chosen:
             try:
                 chosen[name] = kind(chosen[name])

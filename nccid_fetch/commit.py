@@ -1,17 +1,22 @@
 """Ends of objects, in batches: names, durability and the journal cost once per batch, not once per object."""
 
 import asyncio
+import errno
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from .destination import Destination, Placement, destination_error
+from .destination import Destination, Placement
+from .diagnosis import destination_error
 from .disk import Disk
-from .errors import ObjectError
+from .durability import FlushError
+from .errors import DestinationError, DestinationFullError, ObjectError, Reason
 from .events import Adopted, Committed, Failed, Fetched, Outcome, Report
 from .journal import Journal
 from .keys import path_of
 from .model import Fetch, Record
+from .settings import Durability
 from .staging import StagedFile
 
 BATCH_OBJECTS = 1000
@@ -39,6 +44,10 @@ class Committer:
         disk: Where blocking work is done.
         journal_thread: The one thread that uses the journal.
         report: Who wants to know.
+        durability: With `file`, nothing waits for others to be put in place with.
+
+    Attributes:
+        full: Done when the disk is full: the run is to end. What is verified by then still gets the room kept back.
     """
 
     def __init__(
@@ -50,6 +59,7 @@ class Committer:
         disk: Disk,
         journal_thread: Disk,
         report: Report,
+        durability: Durability = Durability.BATCH,
     ) -> None:
         self._group = group
         self._destination = destination
@@ -57,6 +67,8 @@ class Committer:
         self._disk = disk
         self._journal_thread = journal_thread
         self._report = report
+        self._waits = durability is not Durability.FILE
+        self.full: asyncio.Future[DestinationError] = asyncio.get_running_loop().create_future()
         self._pending: list[Ending] = []
         self._pending_bytes = 0
         self._some = asyncio.Event()
@@ -90,9 +102,10 @@ class Committer:
         """
         while True:
             await self._some.wait()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(BATCH_SECONDS):
-                    await self._enough.wait()
+            if self._waits:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(BATCH_SECONDS):
+                        await self._enough.wait()
             batch, self._pending, self._pending_bytes = self._pending, [], 0
             self._room.set()
             if not self._closing:
@@ -101,6 +114,11 @@ class Committer:
             if batch:
                 try:
                     await self._commit(batch)
+                except FlushError as error:
+                    await self._disk.run(self._destination.reserve.give_up)
+                    with suppress(DestinationError):  # Of a disk that is broken nothing more can be expected.
+                        await self._journal_thread.run(self._journal.note_failed_flush)
+                    raise destination_error(error, self._destination.dest) from error
                 except OSError as error:
                     raise destination_error(error, self._destination.dest) from error
             elif self._closing:
@@ -112,12 +130,25 @@ class Committer:
             for ending in batch
             if ending.staged is not None and ending.fetch is not None
         ]
-        refusals = iter(await self._disk.run(lambda: self._destination.publish(placements)))
+        adopted = [path_of(e.outcome.remote.key, self._group) for e in batch if isinstance(e.outcome, Adopted)]
+        refusals = iter(await self._disk.run(lambda: self._destination.publish(placements, adopted)))
         outcomes = [ending.outcome if ending.staged is None else _final(ending, next(refusals)) for ending in batch]
         placed = [(outcome.remote.key, _record(outcome)) for outcome in outcomes if not isinstance(outcome, Failed)]
         failed = [(o.remote.key, o.reason, o.message) for o in outcomes if isinstance(o, Failed)]
-        await self._journal_thread.run(lambda: self._journal.commit(placed, failed))
+        await self._record(placed, failed)
         self._report(Committed(outcomes))
+        if self._destination.reserve.is_given_up and not self.full.done():
+            error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self.full.set_result(await self._disk.run(lambda: destination_error(error, self._destination.dest)))
+
+    async def _record(self, placed: Sequence[tuple[str, Record]], failed: Sequence[tuple[str, Reason, str]]) -> None:
+        """Tell the journal; where there is no room for that, with the room that was kept back."""
+        try:
+            await self._journal_thread.run(lambda: self._journal.commit(placed, failed))
+        except DestinationFullError:
+            if not await self._disk.run(self._destination.reserve.give_up):
+                raise
+            await self._journal_thread.run(lambda: self._journal.commit(placed, failed))
 
 
 def _final(ending: Ending, refusal: ObjectError | None) -> Outcome:

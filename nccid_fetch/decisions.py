@@ -11,6 +11,10 @@ yes      as recorded              differs      Fetch(etag_changed), replaced wit
 yes      as recorded              equal        Skip(unchanged); mtime follows a newer LastModified
 yes, by  as recorded              equal, an    Check(known_by_size), if only what is proved counts
 size                              MD5
+yes, in  as recorded              equal        Check(in_doubt): hash it; equal: adopt, else fetch and
+doubt                                          replace without more ado
+yes, in  with the recorded mtime, any          Fetch(in_doubt), replaced without more ado
+doubt    but another size
 yes      not as recorded, other   any          Fetch(size_differs), the file set aside first
          size than the object
 yes      not as recorded, same    any          Check(locally_changed)
@@ -69,11 +73,22 @@ def decide(
     if record is not None and local.size == record.size and local.modified_ns == record.modified_ns:
         if record.etag != remote.etag or record.size != remote.size:
             return Fetch(remote, Why.ETAG_CHANGED, replaces=local)
+        if record.in_doubt:
+            return Check(remote, Why.IN_DOUBT, local)
         if require_verified and record.verified_by is VerifiedBy.SIZE and remote.etag.md5 is not None:
             return Check(remote, Why.KNOWN_BY_SIZE, local)
         if remote.modified_ns > record.modified_ns:
             return Skip(remote, retime=record)
         return Skip(remote)
+    return _decide_unvouched(remote, record, local, existing)
+
+
+def _decide_unvouched(
+    remote: RemoteObject, record: Record | None, local: LocalFile, existing: Existing
+) -> Fetch | Check | Refuse:
+    """Decide about a file that is not as any record has it."""
+    if record is not None and record.in_doubt and local.modified_ns == record.modified_ns:
+        return Fetch(remote, Why.IN_DOUBT, replaces=local)  # Ours, and cut short by a power failure.
     if local.size == remote.size:
         return Check(remote, Why.UNRECORDED if record is None else Why.LOCALLY_CHANGED, local)
     return displace(remote, Why.SIZE_DIFFERS, existing)
@@ -84,6 +99,13 @@ def displace(remote: RemoteObject, why: Why, existing: Existing) -> Fetch | Refu
     if existing is Existing.KEEP:
         return Refuse(remote, Reason.CONFLICT, KEPT)
     return Fetch(remote, why)
+
+
+def refute(check: Check, existing: Existing) -> Fetch | Refuse:
+    """Decide about a file that was hashed and is not the object."""
+    if check.why is Why.IN_DOUBT:
+        return Fetch(check.remote, check.why, replaces=check.local)
+    return displace(check.remote, check.why, existing)
 
 
 class Nesting:

@@ -21,71 +21,20 @@ from itertools import count
 from pathlib import Path
 
 from .decisions import IN_THE_WAY, KEPT
+from .diagnosis import CROWDED, FULL, destination_error
 from .digests import md5_of
-from .durability import Flusher
-from .errors import DestinationError, ObjectError, Reason, UsageError
+from .durability import Flusher, NoFlusher, PiecemealFlusher, drop_cached
+from .errors import DestinationError, ObjectError, Reason
 from .keys import STATE_FOLDER
 from .model import LocalFile, LocalKind
-from .settings import Existing, Settings
+from .reserve import Reserve
+from .settings import Durability, Existing, Settings
 from .staging import StagedFile, Staging, chunks_of
 from .walk import BlockedError, Walk, look_at
 
-_FULL = {errno.ENOSPC, errno.EDQUOT}
-_CROWDED = {errno.EMFILE, errno.ENFILE}
 _OF_ONE_NAME = {errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.EISDIR}
 _NOT_A_FILE = {errno.ELOOP, errno.EMLINK, errno.ENXIO}
 _READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-
-
-def destination_error(error: OSError, dest: Path) -> DestinationError:
-    """Return the error that ends a run, for a file system that does not take what is written."""
-    if error.errno in _FULL:
-        space = os.statvfs(_present(dest))
-        return DestinationError(
-            f"{dest} is full: {space.f_bavail * space.f_frsize / 1e9:.1f} GB and {space.f_favail:,} files are left",
-            hint="make room and run the same command again; what was verified stays",
-        )
-    if error.errno in _CROWDED:
-        return DestinationError(
-            "too many files are open", hint="raise the limit (ulimit -n) or lower --concurrency, and run it again"
-        )
-    return DestinationError(
-        f"{dest} cannot be written: {error.strerror or error}",
-        hint="check the disk and the permissions, then run the same command again; what was verified stays",
-    )
-
-
-def check_dest(dest: Path) -> None:
-    """Refuse a destination that cannot be one, before anything is written.
-
-    Raises:
-        UsageError: It is a file, a link to nothing, or the root of the file system.
-        DestinationError: It, or the folder it would be made in, may not be written.
-    """
-    try:
-        _check_dest(dest)
-    except OSError as error:
-        raise destination_error(error, dest) from error
-
-
-def _check_dest(dest: Path) -> None:
-    if (dest.exists() or dest.is_symlink()) and not dest.is_dir():
-        raise UsageError(f"--dest {dest} is not a folder", hint="name a folder; it is made if it is missing")
-    if dest.exists() and dest.samefile("/"):
-        raise UsageError("--dest / is the whole file system", hint="name a folder of its own for the data")
-    present = _present(dest)
-    if not present.is_dir():
-        raise UsageError(f"--dest {dest}: {present} is not a folder", hint="name a folder; it is made if it is missing")
-    if not os.access(present, os.W_OK | os.X_OK) or os.statvfs(present).f_flag & os.ST_RDONLY:
-        raise DestinationError(f"{present} may not be written", hint="choose another --dest, or change its permissions")
-
-
-def _present(path: Path) -> Path:
-    """Return a path, or the nearest above it that is there."""
-    present = path.absolute()
-    while not present.exists():
-        present = present.parent
-    return present
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +86,8 @@ class Destination(Tree):
     Attributes:
         dest: Its path, for messages.
         staging: Where files wait for their names.
+        reserve: Room for the last batch on a disk that is full.
+        distrusts_cache: Whether files are to be read from the disk itself: what is in memory may not have got there.
         folds: Whether its file system takes different keys for the same name.
     """
 
@@ -144,10 +95,12 @@ class Destination(Tree):
         super().__init__(root_fd)
         self.dest = dest
         self.staging = Staging(staging_fd, settings.file_mode)
+        self.reserve = Reserve(staging_fd)
+        self.distrusts_cache = False
         self.folds = _folds_names(staging_fd)
         self._settings = settings
         self._state_fd = state_fd
-        self._flusher = Flusher(root_fd)
+        self._flusher = _flusher(root_fd, settings.durability)
         self._set_aside_folder = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
 
     def retime(self, paths: Iterable[tuple[tuple[str, ...], int]]) -> None:
@@ -170,13 +123,20 @@ class Destination(Tree):
         """
         try:
             with Walk(self._root_fd) as walk:
-                return _open_file(walk.enter(path[:-1]), path[-1])
+                descriptor = _open_file(walk.enter(path[:-1]), path[-1])
         except BlockedError:
             raise ObjectError(Reason.CONFLICT, IN_THE_WAY[LocalKind.BLOCKED]) from None
         except OSError as error:
-            if error.errno in _CROWDED:
+            if error.errno in CROWDED:
                 raise
             raise ObjectError(Reason.LOCAL_ERROR, f"its file cannot be read: {error.strerror}") from error
+        if self.distrusts_cache:
+            try:
+                drop_cached(descriptor)
+            except BaseException:
+                os.close(descriptor)
+                raise
+        return descriptor
 
     def adopt(self, descriptor: int, modified_ns: int) -> None:
         """Give a proved file the mode and the mtime of a fetched one.
@@ -190,21 +150,30 @@ class Destination(Tree):
         except PermissionError as error:
             raise ObjectError(Reason.LOCAL_ERROR, "its file is right but belongs to another user") from error
 
-    def publish(self, batch: Sequence[Placement]) -> list[ObjectError | None]:
-        """Give a batch of verified files their names, durably.
+    def publish(self, batch: Sequence[Placement], adopted: Sequence[tuple[str, ...]] = ()) -> list[ObjectError | None]:
+        """Give a batch of verified files their names, durably. On a disk that fills up the reserve is given up for it.
+
+        Args:
+            batch: The files.
+            adopted: Paths of files that have their names already, and are to be as durable.
 
         Returns:
-            For each file None, or why it could not get its name. Its staged file is then gone.
+            For each file of the batch None, or why it could not get its name. Its staged file is then gone.
 
         Raises:
             OSError: The file system failed; nothing of the batch may be recorded.
+            DestinationError: It is no longer where it was.
         """
+        self._check_mounted()
         self._flush_staged(batch)
+        self._flush_adopted(adopted)
+        if not batch:
+            return []
         results: list[ObjectError | None] = [None] * len(batch)
         with self._making_walk(self._root_fd) as walk:
             for index in sorted(range(len(batch)), key=lambda index: batch[index].path):
                 try:
-                    self._place(walk, batch[index])
+                    self._place_at_last(walk, batch[index])
                 except ObjectError as error:
                     results[index] = error
                 except OSError as error:
@@ -232,6 +201,42 @@ class Destination(Tree):
             finally:
                 os.close(descriptor)
 
+    def _flush_adopted(self, paths: Sequence[tuple[str, ...]]) -> None:
+        """Make files that were there already as durable as fetched ones: whoever wrote them may not have."""
+        if self._flusher.is_whole or not paths:
+            return  # Flushed with all else.
+        with Walk(self._root_fd, on_leave=lambda descriptor: self._flusher.flush([descriptor])) as walk:
+            for path in sorted(paths):
+                try:
+                    descriptor = _open_file(walk.enter(path[:-1]), path[-1])
+                except (FileNotFoundError, BlockedError, ObjectError):
+                    continue  # It went away since it was hashed: the next run finds that.
+                try:
+                    self._flusher.flush([descriptor])
+                finally:
+                    os.close(descriptor)
+
+    def _check_mounted(self) -> None:
+        """Notice that the file system was unmounted, or the folder replaced: what its path leads to now is not ours."""
+        held, is_there = os.fstat(self._root_fd), False
+        with suppress(FileNotFoundError):
+            found = self.dest.stat()
+            is_there = (found.st_dev, found.st_ino) == (held.st_dev, held.st_ino)
+        if not is_there:
+            raise DestinationError(
+                f"{self.dest} is no longer where it was: it was unmounted, moved or replaced",
+                hint="bring it back and run the same command again; what was verified is where it went",
+            )
+
+    def _place_at_last(self, walk: Walk, placement: Placement) -> None:
+        """Place a file; on a disk that is full once more, with the room that was kept back."""
+        try:
+            self._place(walk, placement)
+        except OSError as error:
+            if error.errno not in FULL or not self.reserve.give_up():
+                raise
+            self._place(walk, placement)
+
     def _place(self, walk: Walk, placement: Placement) -> None:
         name = placement.path[-1]
         try:
@@ -244,7 +249,12 @@ class Destination(Tree):
                 raise ObjectError(Reason.CONFLICT, IN_THE_WAY[there.kind])
             if there != placement.replaces and self._settings.existing is not Existing.REPLACE:
                 self._make_way(folder_fd, placement)
-        os.rename(placement.staged.name, name, src_dir_fd=self.staging.folder_fd, dst_dir_fd=folder_fd)
+        try:
+            os.rename(placement.staged.name, name, src_dir_fd=self.staging.folder_fd, dst_dir_fd=folder_fd)
+        except FileNotFoundError:
+            # Over NFS an answer may get lost: the rename is sent again, and finds that there is nothing to rename.
+            if placement.staged.md5 is None or _md5_at(folder_fd, name) != placement.staged.md5:
+                raise
 
     def _make_way(self, folder_fd: int, placement: Placement) -> None:
         """Set aside a file that no record vouches for, unless it has the very bytes that replace it."""
@@ -267,6 +277,16 @@ class Destination(Tree):
             raise ObjectError(
                 Reason.LOCAL_ERROR, f"what has its name cannot be set aside: in the state folder {error} is no folder"
             ) from None
+
+
+def _flusher(root_fd: int, durability: Durability) -> Flusher:
+    match durability:
+        case Durability.BATCH:
+            return Flusher(root_fd)
+        case Durability.FILE:
+            return PiecemealFlusher(root_fd)
+        case Durability.NONE:
+            return NoFlusher(root_fd)
 
 
 def _entered(walk: Walk, folder: tuple[str, ...]) -> tuple[int | None, LocalFile | None]:

@@ -10,6 +10,7 @@
     │   │   ├── ListingError        5   a listing that breaks off, repeats or is not S3's
     │   │   └── RedirectRefusedError     5   the endpoint points elsewhere
     │   ├── DestinationError        9   full, read-only or broken
+    │   │   └── DestinationFullError 9  full: no more bytes, or no more files
     │   └── DestinationBusyError    75  another run holds DEST
     ├── TransientError                  worth another attempt; never leaves the retry loop
     │   ├── ShortBodyError              a body without the listed length
@@ -93,6 +94,10 @@ class DestinationError(RunError):
     """The destination is full, read-only or broken."""
 
     exit_code = 9
+
+
+class DestinationFullError(DestinationError):
+    """The destination takes no more bytes, or no more files."""
 
 
 class DestinationBusyError(RunError):

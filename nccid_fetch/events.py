@@ -94,6 +94,30 @@ class LimitSet:
 
 
 @dataclass(frozen=True, slots=True)
+class RemoteFound:
+    """The destination is on a file system that is, or may be, on another machine, where locks may not hold."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class RoomShort:
+    """What has been planned so far needs more room than there is. Said once: how much more changes with each page.
+
+    Attributes:
+        needed_bytes: What the planned objects take, at least.
+        needed_files: How many files they become, folders not counted.
+        free_bytes: What was free when the run began.
+        free_files: How many files could be made then; None where there is no limit, or none that is known.
+    """
+
+    needed_bytes: int
+    needed_files: int
+    free_bytes: int
+    free_files: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Fetched:
     """An object was downloaded, proved, put in place and recorded."""
 
@@ -128,5 +152,16 @@ class Committed:
     outcomes: Sequence[Outcome]
 
 
-Event = PartsKnown | PagePlanned | ListingEnded | ListingRetrying | Received | Retrying | LimitSet | Committed
+Event = (
+    PartsKnown
+    | PagePlanned
+    | ListingEnded
+    | ListingRetrying
+    | Received
+    | Retrying
+    | LimitSet
+    | RemoteFound
+    | RoomShort
+    | Committed
+)
 Report = Callable[[Event], None]

@@ -4,23 +4,31 @@ Rules
     A record is written only after its file is in place and durable, so the journal never claims more than the
     disk holds. Losing the journal costs hashing, never downloading.
     One connection, used from one thread. `locking_mode=EXCLUSIVE` comes before WAL: it makes the open journal the
-    lock of the run, kept by the kernel, and does without the shared-memory file.
+    lock of the run, kept by the kernel, and does without the shared-memory file. On file systems that are, or may be,
+    on another machine there is no WAL but a rollback journal, and the lock may be granted to others as well.
+    What was not flushed says so, and is in doubt in any other boot of the machine than that it was written in.
+    Commits of a run that flushes nothing may be lost, but not a record of an earlier run: SQLite still flushes around
+    checkpoints (`synchronous=NORMAL`), which is seldom.
 
-Schema, version 1 (times are milliseconds since the epoch, UTC)
+Schema, version 2 (times are milliseconds since the epoch, UTC)
     identity   bucket, group_name, endpoint, created: the one warehouse that this destination belongs to
     folder     id, prefix: a key up to its last slash, once, however many objects are below it
-    object     folder, name, size, etag, modified, verified_by: an object that is in place. An ETag of 32 hex
-               digits is kept as 16 bytes. verified_by: 1 MD5, 2 multipart MD5, 3 checksum, 4 size alone
+    object     folder, name, size, etag, modified, verified_by, unflushed: an object that is in place. An ETag of 32
+               hex digits is kept as 16 bytes. verified_by: 1 MD5, 2 multipart MD5, 3 checksum, 4 size alone.
+               unflushed: the run that put it in place without flushing it to disk; 0 for all others
     failure    key, reason, message: an object that was refused or failed in the last run over its part
     twin       folded, key: on a file system that folds names, which key owns a name
     run        id, command, started, ended: a run without an end was killed
+    unflushed  run, boot, failed: a run that did not flush what it wrote, in which boot of the machine (null where
+               that is not known), and whether it was a flush that failed. A failed flush makes the system's memory
+               suspect for as long as that boot lasts
     objects    a view of object for people: key, size, etag, modified, verified_by
+
+Version 1 knew only what was flushed: it had no `unflushed`, neither the column nor the table.
 """
 
-import os
 import re
 import sqlite3
-import stat
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -29,11 +37,22 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from .errors import DestinationBusyError, DestinationError, Reason, UsageError
+from .errors import DestinationBusyError, DestinationError, DestinationFullError, Reason, UsageError
 from .keys import STATE_FOLDER
 from .model import ETag, Record, VerifiedBy
+from .settings import Durability
+from .sqlitefile import (
+    connect,
+    is_busy,
+    is_damaged,
+    is_lockless,
+    is_there,
+    primary_code,
+    remote_name_of,
+    set_aside,
+)
 
-VERSION = 1
+VERSION = 2
 _MS = 1_000_000
 _FOLDERS_CACHED_MAX = 4096
 
@@ -42,11 +61,13 @@ CREATE TABLE identity (bucket TEXT NOT NULL, group_name TEXT NOT NULL, endpoint 
 CREATE TABLE folder (id INTEGER PRIMARY KEY, prefix TEXT NOT NULL UNIQUE);
 CREATE TABLE object (
     folder INTEGER NOT NULL, name TEXT NOT NULL, size INTEGER NOT NULL, etag NOT NULL,
-    modified INTEGER NOT NULL, verified_by INTEGER NOT NULL, PRIMARY KEY (folder, name)
+    modified INTEGER NOT NULL, verified_by INTEGER NOT NULL, unflushed INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (folder, name)
 ) WITHOUT ROWID;
 CREATE TABLE failure (key TEXT PRIMARY KEY, reason TEXT NOT NULL, message TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE twin (folded TEXT PRIMARY KEY, key TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE run (id INTEGER PRIMARY KEY, command TEXT NOT NULL, started TEXT NOT NULL, ended TEXT);
+CREATE TABLE unflushed (run INTEGER PRIMARY KEY, boot TEXT, failed INTEGER NOT NULL);
 CREATE VIEW objects AS SELECT
     prefix || name AS key, size, iif(typeof(etag) = 'blob', lower(hex(etag)), etag) AS etag,
     strftime('%Y-%m-%dT%H:%M:%SZ', modified / 1000, 'unixepoch') AS modified,
@@ -54,11 +75,26 @@ CREATE VIEW objects AS SELECT
     FROM object JOIN folder ON folder.id = object.folder;
 """
 
-_ROWS = "SELECT prefix || name, size, etag, modified, verified_by FROM folder CROSS JOIN object ON folder = folder.id"
+_MIGRATION = {
+    1: """
+ALTER TABLE object ADD COLUMN unflushed INTEGER NOT NULL DEFAULT 0;
+CREATE TABLE unflushed (run INTEGER PRIMARY KEY, boot TEXT, failed INTEGER NOT NULL);
+"""
+}
+"""What makes the next version of each earlier one."""
+
+_ROWS = (
+    "SELECT prefix || name, size, etag, modified, verified_by, unflushed"
+    " FROM folder CROSS JOIN object ON folder = folder.id"
+)
 _IN_A_FOLDER = f"{_ROWS} WHERE prefix = ? AND name BETWEEN ? AND ?"
 _BETWEEN_FOLDERS = f"{_ROWS} WHERE prefix BETWEEN ? AND ? LIMIT ?"
 _AS_BYTES = re.compile(r"[0-9a-f]{32}")
 _PROOFS = {int(proof): proof for proof in VerifiedBy}
+
+
+class _DamagedError(DestinationError):
+    """The journal is there, and is none."""
 
 
 class Journal:
@@ -67,12 +103,27 @@ class Journal:
     Args:
         connection: The connection, already exclusive.
         path: The file, for messages.
+        boot: What tells this boot of the machine from any other; None where that is not known.
+        remote: What the file system is called, if it is or may be on another machine.
+
+    Attributes:
+        remote: As given.
+        distrusts_cache: Whether a flush failed in this boot: what is read may then not be what is on the disk.
     """
 
-    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, path: Path, boot: str | None = None, remote: str | None = None
+    ) -> None:
+        self.remote = remote
+        self.distrusts_cache = False
         self._connection = connection
         self._path = path
+        self._boot = boot
         self._folder_ids: dict[str, int] = {}
+        self._in_doubt: frozenset[int] = frozenset()
+        self._run = 0
+        self._unflushed = 0
+        self._is_damaged = self._has_begun = False
 
     @staticmethod
     def path(dest: Path) -> Path:
@@ -80,7 +131,9 @@ class Journal:
         return dest / STATE_FOLDER / "journal.sqlite"
 
     @classmethod
-    def open(cls, dest: Path, *, bucket: str, group: str, endpoint: str | None = None) -> "Journal | None":
+    def open(
+        cls, dest: Path, *, bucket: str, group: str, endpoint: str | None = None, boot: str | None = None
+    ) -> "Journal | None":
         """Open a destination's journal.
 
         Args:
@@ -88,6 +141,8 @@ class Journal:
             bucket: The bucket that the run is about.
             group: The group that the run is about.
             endpoint: Make the journal if it is missing, noting this endpoint. None: leave a missing one missing.
+            boot: What tells this boot of the machine from any other. None where that is not known: then all that was
+                not flushed is in doubt.
 
         Returns:
             The journal, or None if it is missing and is not to be made.
@@ -98,55 +153,40 @@ class Journal:
             DestinationError: It cannot be opened.
         """
         path = cls.path(dest)
+
+        def opened() -> Journal:
+            remote = remote_name_of(path.parent)
+            journal = cls(connect(path, is_remote=remote is not None), path, boot, remote)
+            try:
+                with journal._telling():
+                    journal._belong(dest, bucket, group, endpoint)
+                    journal._look_for_doubt()
+            except BaseException:
+                journal.close()
+                raise
+            return journal
+
         try:
-            if not _is_there(path) and endpoint is None:
+            if not is_there(path) and endpoint is None:
                 return None
             try:
-                journal = cls(cls._connect(path), path)
-            except sqlite3.DatabaseError as error:
-                if not _is_damaged(error):
+                return opened()
+            except (sqlite3.DatabaseError, _DamagedError) as error:
+                if isinstance(error, sqlite3.DatabaseError) and not is_damaged(error):
                     raise
                 if endpoint is None:
                     return None
-                _set_aside(path)
-                journal = cls(cls._connect(path), path)
+                set_aside(path)
+                return opened()
         except (OSError, sqlite3.DatabaseError) as error:
-            if isinstance(error, sqlite3.DatabaseError) and _is_busy(error):
+            if isinstance(error, sqlite3.DatabaseError) and is_busy(error):
                 raise DestinationBusyError(
                     f"another run holds {dest}", hint="wait for it, or stop it; then run the same command again"
                 ) from None
-            raise DestinationError(
-                f"{path} cannot be opened: {error}", hint="check the disk and the permissions"
-            ) from error
-        try:
-            with journal._telling():
-                journal._belong(dest, bucket, group, endpoint)
-        except BaseException:
-            journal.close()
-            raise
-        return journal
-
-    @staticmethod
-    def _connect(path: Path) -> sqlite3.Connection:
-        # Made here, and not by SQLite, so that it is nobody else's to read and no link is followed. One that is there
-        # is left to SQLite: to close another descriptor of it would give up the lock that this process may hold.
-        with suppress(FileExistsError):
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            try:
-                os.fchmod(descriptor, 0o600)
-            finally:
-                os.close(descriptor)
-        connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
-        try:
-            for pragma in ("locking_mode=EXCLUSIVE", "journal_mode=WAL", "synchronous=FULL", "mmap_size=0"):
-                connection.execute(f"PRAGMA {pragma}")
-            connection.execute("BEGIN EXCLUSIVE")
-            connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-            connection.execute("COMMIT")
-        except BaseException:
-            connection.close()
-            raise
-        return connection
+            hint = "check the disk and the permissions"
+            if isinstance(error, sqlite3.DatabaseError) and is_lockless(error):
+                hint = "its file system does not lock files: mount it so that it does, or choose another --dest"
+            raise DestinationError(f"{path} cannot be opened: {error}", hint=hint) from error
 
     def _belong(self, dest: Path, bucket: str, group: str, endpoint: str | None) -> None:
         """Check or set whose journal this is."""
@@ -155,8 +195,9 @@ class Journal:
             raise UsageError(
                 f"{dest} was written by a newer nccid-fetch (journal version {version})", hint="upgrade nccid-fetch"
             )
-        if version == 0:
-            self._connection.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version={VERSION};COMMIT;")
+        if version < VERSION:
+            changes = _SCHEMA if version == 0 else "".join(_MIGRATION[step] for step in range(version, VERSION))
+            self._connection.executescript(f"BEGIN;{changes}PRAGMA user_version={VERSION};COMMIT;")
         owner = self._connection.execute("SELECT bucket, group_name FROM identity").fetchone()
         if owner is None:
             self._connection.execute(
@@ -167,6 +208,14 @@ class Journal:
                 f"{dest} belongs to group {owner[1]} of bucket {owner[0]}, not to group {group} of {bucket}",
                 hint="give every bucket and group a --dest of its own",
             )
+
+    def _look_for_doubt(self) -> None:
+        """Find out which runs' records are in doubt. There are few such runs, and no record is looked at."""
+        runs = self._connection.execute("SELECT run, boot, failed FROM unflushed").fetchall()
+        here = {run for run, boot, _ in runs if boot is not None and boot == self._boot}
+        failed = [run for run, boot, has_failed in runs if has_failed and (run in here or None in {boot, self._boot})]
+        self.distrusts_cache = bool(failed)
+        self._in_doubt = frozenset(run for run, _, _ in runs if run not in here or run <= max(failed, default=0))
 
     def records(self, keys: Sequence[str]) -> dict[str, Record]:
         """Return what is remembered of the keys of a page.
@@ -179,10 +228,11 @@ class Journal:
             cut = key.rfind("/") + 1
             folders[key[:cut]].append(key[cut:])
         wanted = set(keys)
+        in_doubt = self._in_doubt
         with self._telling():
             return {
-                key: Record(size, _load_etag(etag), modified * _MS, _PROOFS[verified_by])
-                for key, size, etag, modified, verified_by in self._rows(folders, rows_max=2 * len(keys))
+                key: Record(size, _load_etag(etag), modified * _MS, _PROOFS[verified_by], unflushed in in_doubt)
+                for key, size, etag, modified, verified_by, unflushed in self._rows(folders, rows_max=2 * len(keys))
                 if key in wanted
             }
 
@@ -208,13 +258,34 @@ class Journal:
         """
         with self._transaction():
             self._connection.executemany(
-                "INSERT OR REPLACE INTO object VALUES (?, ?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO object VALUES (?, ?, ?, ?, ?, ?, ?)",
                 [self._row(key, record) for key, record in placed],
             )
             self._connection.executemany(
                 "INSERT OR REPLACE INTO failure VALUES (?, ?, ?)",
                 [(_text(key), str(reason), _text(message)) for key, reason, message in failed],
             )
+
+    def retime(self, moved: Iterable[tuple[str, int]]) -> None:
+        """Record that files have a newer mtime, and nothing else about them.
+
+        Args:
+            moved: Key, and nanoseconds.
+        """
+        with self._transaction():
+            self._connection.executemany(
+                "UPDATE object SET modified = ? WHERE folder = ? AND name = ?",
+                [
+                    (modified_ns // _MS, self._folder_id(prefix), key[len(prefix) :])
+                    for key, modified_ns in moved
+                    for prefix in [_prefix(key)]
+                ],
+            )
+
+    def note_failed_flush(self) -> None:
+        """Remember that what this run wrote may not be on the disk, whatever is read as long as the machine runs."""
+        with self._transaction():
+            self._connection.execute("INSERT OR REPLACE INTO unflushed VALUES (?, ?, 1)", (self._run, self._boot))
 
     def own_names(self, folded: Sequence[tuple[str, str]]) -> list[str]:
         """Return which key owns each name on a file system that folds names; the first to ask does.
@@ -231,7 +302,7 @@ class Journal:
         return owners
 
     @contextmanager
-    def run(self, command: str, prefixes: Iterable[str]) -> Iterator[None]:
+    def run(self, command: str, prefixes: Iterable[str], durability: Durability = Durability.BATCH) -> Iterator[None]:
         """Note a run, from its beginning to its end, however it ends.
 
         What failed before is forgotten: everything below these prefixes is tried again.
@@ -239,23 +310,43 @@ class Journal:
         Args:
             command: What was called.
             prefixes: What the run is about, each ending in a slash.
+            durability: With `none`, what is recorded is marked as not flushed, and commits are not flushed either.
         """
+        self._has_begun = True
         with self._transaction():
             for prefix in prefixes:
                 after = prefix[:-1] + "0"  # The character that follows the slash.
                 self._connection.execute("DELETE FROM failure WHERE key >= ? AND key < ?", (prefix, after))
             cursor = self._connection.execute("INSERT INTO run (command, started) VALUES (?, ?)", (command, _now()))
+            self._run = int(cursor.lastrowid or 0)
+            if durability is Durability.NONE:
+                self._unflushed = self._run
+                self._connection.execute("INSERT INTO unflushed VALUES (?, ?, 0)", (self._run, self._boot))
+        if durability is Durability.NONE:
+            self._connection.execute("PRAGMA synchronous=NORMAL")
         try:
             yield
         finally:
+            self._unflushed = 0
             with suppress(sqlite3.Error):  # On a disk that is full, how the run ended is said elsewhere.
-                self._connection.execute("UPDATE run SET ended = ? WHERE id = ?", (_now(), cursor.lastrowid))
+                self._connection.execute("UPDATE run SET ended = ? WHERE id = ?", (_now(), self._run))
 
     def close(self) -> None:
-        """Close the journal, leaving one file, and let the next run have the destination."""
+        """Close the journal, leaving one file, and let the next run have the destination.
+
+        If it turned out during a run that it is damaged, it is set aside: the next run begins a new one.
+        """
         with suppress(sqlite3.Error):
-            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            if self.remote is None:
+                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            else:  # A rollback journal goes only when nobody is kept out any more, and SQLite sees to it that none is.
+                self._connection.execute("PRAGMA locking_mode=NORMAL")
+                self._connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+                self._connection.execute("PRAGMA journal_mode=DELETE")
         self._connection.close()
+        if self._is_damaged and self._has_begun:
+            with suppress(OSError):
+                set_aside(self._path)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -277,19 +368,21 @@ class Journal:
         try:
             yield
         except sqlite3.DatabaseError as error:
-            if _is_damaged(error):
-                raise DestinationError(
+            if is_damaged(error):
+                self._is_damaged = True
+                raise _DamagedError(
                     f"{self._path} is damaged",
-                    hint="move it away and run the same command again: what is intact is not downloaded again",
+                    hint="the next run begins a new one: what is intact is hashed, and not downloaded again",
                 ) from error
             if not isinstance(error, sqlite3.OperationalError):
                 raise
-            raise DestinationError(
+            kind = DestinationFullError if primary_code(error) == sqlite3.SQLITE_FULL else DestinationError
+            raise kind(
                 f"{self._path} cannot be read or written: {error}",
                 hint="make room, check the disk, then run the same command again; what was verified stays",
             ) from error
 
-    def _row(self, key: str, record: Record) -> tuple[int, str, int, bytes | str, int, int]:
+    def _row(self, key: str, record: Record) -> tuple[int, str, int, bytes | str, int, int, int]:
         prefix = _prefix(key)
         return (
             self._folder_id(prefix),
@@ -298,6 +391,7 @@ class Journal:
             _store_etag(record.etag),
             record.modified_ns // _MS,
             int(record.verified_by),
+            self._unflushed,
         )
 
     def _folder_id(self, prefix: str) -> int:
@@ -332,46 +426,6 @@ def _load_etag(stored: bytes | str) -> ETag:
 def _text(text: str) -> str:
     """Return text that SQLite takes: a key that was refused may be no Unicode text."""
     return text.encode(errors="backslashreplace").decode()
-
-
-def _is_busy(error: sqlite3.DatabaseError) -> bool:
-    return _code(error) in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
-
-
-def _is_damaged(error: sqlite3.DatabaseError) -> bool:
-    return _code(error) in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
-
-
-def _code(error: sqlite3.DatabaseError) -> int:
-    """Return SQLite's primary result code; 0 for what Python's module says by itself."""
-    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
-
-
-def _is_there(path: Path) -> bool:
-    """Say whether there is a journal.
-
-    Raises:
-        DestinationError: It or the state folder is a link, or something else that is not ours.
-    """
-    for place, is_right in ((path.parent, stat.S_ISDIR), (path, stat.S_ISREG)):
-        try:
-            mode = place.lstat().st_mode
-        except (FileNotFoundError, NotADirectoryError):
-            return False
-        if not is_right(mode):
-            raise DestinationError(
-                f"{place} is not this tool's: it is a link or of another kind",
-                hint="remove it and run the same command again",
-            )
-    return True
-
-
-def _set_aside(path: Path) -> None:
-    """Keep a damaged journal for whoever wants to look at it. The files it spoke of will be hashed again."""
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    path.rename(path.with_name(f"{path.name}.damaged-{stamp}"))
-    for leftover in ("-wal", "-shm", "-journal"):
-        path.with_name(path.name + leftover).unlink(missing_ok=True)
 
 
 def _now() -> str:

@@ -75,12 +75,16 @@ class VerifiedBy(IntEnum):
 
 
 class Record(NamedTuple):
-    """What the journal remembers of a key: the version that was put in place, and how it was proved."""
+    """What the journal remembers of a key: the version that was put in place, and how it was proved.
+
+    In doubt is what may have been lost since: it was not flushed to disk, and the machine was started anew.
+    """
 
     size: int
     etag: ETag
     modified_ns: int
     verified_by: VerifiedBy
+    in_doubt: bool = False
 
 
 class LocalKind(StrEnum):
@@ -104,6 +108,13 @@ class LocalFile(NamedTuple):
     modified_ns: int = 0
 
 
+class Space(NamedTuple):
+    """What a file system has left. Some have no limit to the number of files: None."""
+
+    bytes: int
+    files: int | None
+
+
 class Why(StrEnum):
     """Why the plan decided as it did; shown in plans and dry runs."""
 
@@ -115,6 +126,7 @@ class Why(StrEnum):
     LOCALLY_CHANGED = "locally_changed"
     UNCHANGED = "unchanged"
     KNOWN_BY_SIZE = "known_by_size"
+    IN_DOUBT = "in_doubt"
 
 
 @dataclass(frozen=True, slots=True)

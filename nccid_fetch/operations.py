@@ -12,10 +12,12 @@ from pathlib import Path
 from . import warehouse
 from .clock import REAL, Clock
 from .commit import Committer
-from .destination import Destination, check_dest, destination_error, open_destination, open_tree
+from .destination import Destination, open_destination, open_tree
+from .diagnosis import check_dest, destination_error, space_of
 from .disk import THREADS_MAX, Disk
-from .errors import AccessError, UsageError
-from .events import PartsKnown, Report
+from .durability import boot_id
+from .errors import AccessError, DestinationFullError, UsageError
+from .events import PartsKnown, RemoteFound, Report
 from .journal import Journal
 from .keys import key_filter
 from .listing import Listing, ShardedListing, Stream, survey
@@ -23,6 +25,7 @@ from .model import PartState
 from .pipeline import Pages, plan_all, run
 from .planfile import parts_of_plan, read_plan
 from .planning import Planner
+from .room import Room
 from .settings import Settings, Source, Transport
 from .shards import SHARDS_MAX
 from .slots import Slots
@@ -58,12 +61,21 @@ async def fetch(
     Raises:
         RunError: The run could not begin or go on. What was verified by then is in place.
     """
+    room = Room(report)
+    try:
+        await _fetch(source, settings, room, command, plan_file)
+    except DestinationFullError as error:
+        raise room.told(error) from error
+
+
+async def _fetch(source: Source, settings: Settings, report: Room, command: str, plan_file: Path | None) -> None:
+    """Do what `fetch` does, but for the last word on a disk that is full."""
     check_dest(settings.dest)
     asked = settings.parts if plan_file is None else parts_of_plan(plan_file, source)
     if plan_file is not None and not asked:
         raise UsageError(f"{plan_file} is a plan of nothing", hint="leave at least one object in it")
     async with AsyncExitStack() as stack:
-        journal = Journal.open(settings.dest, bucket=source.bucket, group=source.group)
+        journal = Journal.open(settings.dest, bucket=source.bucket, group=source.group, boot=boot_id())
         if journal is not None:
             stack.enter_context(closing(journal))
         session = await stack.enter_async_context(
@@ -77,15 +89,23 @@ async def fetch(
         parts = await _parts(listing, source, asked, report, planned=plan_file is not None)
         destination = stack.enter_context(open_destination(settings))
         if journal is None:
-            journal = Journal.open(settings.dest, bucket=source.bucket, group=source.group, endpoint=session.endpoint)
+            journal = Journal.open(
+                settings.dest, bucket=source.bucket, group=source.group, endpoint=session.endpoint, boot=boot_id()
+            )
             assert journal is not None
             stack.enter_context(closing(journal))
         try:
             destination.staging.clear()
+            report.free = space_of(settings.dest)
         except OSError as error:
             raise destination_error(error, settings.dest) from error
         stack.callback(_clear_quietly, destination)
-        stack.enter_context(journal.run(command, [warehouse.part_prefix(source.group, part) for part in parts]))
+        destination.reserve.take()
+        destination.distrusts_cache = journal.distrusts_cache
+        if journal.remote is not None:
+            report(RemoteFound(journal.remote))
+        prefixes = [warehouse.part_prefix(source.group, part) for part in parts]
+        stack.enter_context(journal.run(command, prefixes, settings.durability))
         disk = stack.enter_context(Disk(min(settings.concurrency_max + 2, THREADS_MAX)))
         journal_thread = stack.enter_context(Disk(1))
         lets_through = key_filter(settings.include, settings.exclude)
@@ -121,6 +141,7 @@ async def fetch(
             disk=disk,
             journal_thread=journal_thread,
             report=report,
+            durability=settings.durability,
         )
         pages = (
             _all_listed(listing, source, parts)
@@ -144,7 +165,7 @@ async def plan(source: Source, settings: Settings, report: Report, *, clock: Clo
     """
     check_dest(settings.dest)
     async with AsyncExitStack() as stack:
-        journal = Journal.open(settings.dest, bucket=source.bucket, group=source.group)
+        journal = Journal.open(settings.dest, bucket=source.bucket, group=source.group, boot=boot_id())
         if journal is not None:
             stack.enter_context(closing(journal))
         session = await stack.enter_async_context(

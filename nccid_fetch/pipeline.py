@@ -16,12 +16,13 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequen
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from typing import Any
 
 from .adaptive import AdaptiveLimit
 from .commit import Committer, Ending
-from .decisions import Nesting, displace
-from .destination import destination_error
-from .errors import EndpointError, ListingDeniedError, ObjectError, Reason, decisive
+from .decisions import Nesting, refute
+from .diagnosis import destination_error
+from .errors import DestinationFullError, EndpointError, ListingDeniedError, ObjectError, Reason, decisive
 from .events import Adopted, Event, Failed, Fetched, LimitSet, ListingEnded, Report, Retrying
 from .keys import is_folder_marker
 from .listing import Stream
@@ -118,6 +119,8 @@ async def run(pages: Pages, planner: Planner, tools: Tools, committer: Committer
         await _flow(pages, planner, tools, committer, committing)
     except BaseExceptionGroup as group:
         causes.append(group)
+        if isinstance(decisive(group), DestinationFullError):
+            await tools.disk.run(tools.destination.reserve.give_up)  # For the last batch, and for the journal.
     finally:
         committer.close()
         await _ended(committing)
@@ -163,7 +166,7 @@ async def _flow(
         return not decisions or part_of(decisions[0].remote.key, tools.group) not in breaker.given_up
 
     async with asyncio.TaskGroup() as group:
-        watch = group.create_task(_watch(committing), name="watch")
+        watch = group.create_task(_watch(committer, committing), name="watch")
         async with asyncio.TaskGroup() as workers:
             for number in range(tools.settings.concurrency_max):
                 workers.create_task(_work(queue, breaker, tools, committer, auto), name=f"worker-{number}")
@@ -189,9 +192,12 @@ async def plan_all(pages: Pages, planner: Planner) -> None:
         raise decisive(group) from group
 
 
-async def _watch(committing: "asyncio.Task[None]") -> None:
-    """Let a committer that fails end the run."""
-    await asyncio.wait([committing])
+async def _watch(committer: Committer, committing: "asyncio.Task[None]") -> None:
+    """Let a committer that fails end the run, and one that has come to the end of the disk."""
+    ends: list[asyncio.Future[Any]] = [committing, committer.full]
+    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    if committer.full.done():
+        raise committer.full.result()
     committing.result()
 
 
@@ -277,7 +283,7 @@ async def _carry_out(decision: Decision, tools: Tools) -> Ending:
         adopted_by = await check(decision, tools)
         if adopted_by is not None:
             return Ending(Adopted(decision.remote, adopted_by))
-        decision = displace(decision.remote, decision.why, tools.settings.existing)
+        decision = refute(decision, tools.settings.existing)
     if isinstance(decision, Refuse):
         return Ending(Failed(decision.remote, decision.reason, decision.message))
     assert isinstance(decision, Fetch)

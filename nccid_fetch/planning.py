@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from .decisions import Nesting, decide
-from .destination import Destination, Tree, destination_error
+from .destination import Destination, Tree
+from .diagnosis import destination_error
 from .disk import Disk
 from .errors import Reason, UnsafeKeyError
 from .events import PagePlanned, Report
@@ -132,9 +133,9 @@ class Planner:
         if not late or journal is None or not isinstance(tree, Destination):
             return
         moves = [(path_of(remote.key, self.group), remote.modified_ns) for remote, _ in late]
-        rows = [(remote.key, record._replace(modified_ns=remote.modified_ns)) for remote, record in late]
+        moved = [(remote.key, remote.modified_ns) for remote, _ in late]
         await self._at_disk(lambda: tree.retime(moves))
-        await self.journal_thread.run(lambda: journal.commit(rows))
+        await self.journal_thread.run(lambda: journal.retime(moved))
 
 
 def _known_by_size(decisions: Sequence[Decision], records: Mapping[str, Record]) -> int:

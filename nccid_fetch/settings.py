@@ -34,6 +34,17 @@ class Existing(StrEnum):
     REPLACE = "replace"
 
 
+class Durability(StrEnum):
+    """When what was fetched is proof against a power failure."""
+
+    BATCH = "batch"
+    """Before it is recorded, about a thousand objects at a time."""
+    FILE = "file"
+    """Before it is recorded, each object by itself and without waiting for others."""
+    NONE = "none"
+    """When the system gets round to it. Until then it is hashed again after a power failure."""
+
+
 class Transport(StrEnum):
     """Which client reads bodies."""
 
@@ -114,6 +125,7 @@ class Settings:
         exclude: Globs that win over `include`.
         verify: Hold bodies against their MD5, or against their size alone.
         existing: What to do with files that no record vouches for.
+        durability: When what was fetched is proof against a power failure.
         transport: Which client reads bodies.
         attempts: Attempts per object. Being told to slow down is not one.
         stall_seconds: An attempt ends when no byte came for so long.
@@ -129,6 +141,7 @@ class Settings:
     exclude: tuple[str, ...] = ()
     verify: Verify = Verify.MD5
     existing: Existing = Existing.CHECK
+    durability: Durability = Durability.BATCH
     transport: Transport = Transport.AUTO
     attempts: int = 8
     stall_seconds: float = 30.0

@@ -17,15 +17,15 @@ LINES_MAX = 450
 # `nccid_fetch` itself is the door: it names what is public, loads it when it is asked for, and has no rank.
 RANKS = (
     (
-        *("warehouse", "errors", "adaptive", "digests", "slots", "disk", "durability", "clock"),
+        *("warehouse", "errors", "adaptive", "clock", "digests", "slots", "disk", "filesystem", "reserve"),
         *("cli", "demo.clinical", "store", "store.reactor", "store.signing"),
     ),
-    ("model", "keys", "retry", "settings", "demo"),
+    ("durability", "model", "keys", "retry", "settings", "sqlitefile", "demo"),
     (
-        *("decisions", "events", "journal", "planfile", "shards", "staging", "walk"),
+        *("decisions", "diagnosis", "events", "journal", "planfile", "shards", "staging", "walk"),
         *("store.answers", "store.protocol", "store.session", "demo.synthetic", "cli.options"),
     ),
-    ("destination", "ranges", "summary", "store.fast", "store.pages", "store.reference", "demo.server"),
+    ("destination", "ranges", "room", "summary", "store.fast", "store.pages", "store.reference", "demo.server"),
     ("listing", "proof", "planning", "commit", "cli.output"),
     ("transfer", "cli.display", "cli.runner"),
     ("pipeline",),
@@ -40,8 +40,7 @@ RANK = {module: rank for rank, modules in enumerate(RANKS) for module in modules
 
 PURE = (
     *("warehouse", "errors", "adaptive", "model", "retry", "digests", "keys", "settings", "decisions", "shards"),
-    "events",
-    "summary",
+    *("events", "room", "summary"),
 )
 """Values in, values out: no clock, no chance, no disk, no network, no loop. `store.protocol` is types alone."""
 IMPURE = {

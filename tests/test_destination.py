@@ -20,15 +20,8 @@ import pytest
 
 from nccid_fetch import destination as module
 from nccid_fetch.decisions import IN_THE_WAY, KEPT
-from nccid_fetch.destination import (
-    Destination,
-    Placement,
-    Tree,
-    check_dest,
-    destination_error,
-    open_destination,
-    open_tree,
-)
+from nccid_fetch.destination import Destination, Placement, Tree, open_destination, open_tree
+from nccid_fetch.diagnosis import check_dest, destination_error
 from nccid_fetch.durability import Flusher
 from nccid_fetch.errors import DestinationError, ObjectError, Reason, UsageError
 from nccid_fetch.keys import STATE_FOLDER
@@ -883,7 +876,8 @@ def test_a_folder_that_may_not_be_written_fails_its_own_objects_only() -> None:
 TINY = """
 import errno, os, subprocess, sys
 from pathlib import Path
-from nccid_fetch.destination import Placement, check_dest, destination_error, open_destination
+from nccid_fetch.destination import Placement, open_destination
+from nccid_fetch.diagnosis import check_dest, destination_error
 from nccid_fetch.errors import DestinationError
 from nccid_fetch.settings import Settings
 

@@ -11,7 +11,17 @@ import typer
 
 from nccid_fetch import operations
 from nccid_fetch.errors import AccessError, DestinationError, EndpointError, UsageError
-from nccid_fetch.events import Committed, Event, Failed, ListingRetrying, PagePlanned, Report, Retrying
+from nccid_fetch.events import (
+    Committed,
+    Event,
+    Failed,
+    ListingRetrying,
+    PagePlanned,
+    RemoteFound,
+    Report,
+    Retrying,
+    RoomShort,
+)
 from nccid_fetch.planfile import write_decision, write_header
 from nccid_fetch.settings import Settings, Source
 from nccid_fetch.summary import Summary, Tally
@@ -19,7 +29,7 @@ from nccid_fetch.summary import Summary, Tally
 from . import options
 from .display import shown
 from .options import Format
-from .output import note, note_outcome, print_json, print_summary
+from .output import note, note_outcome, print_json, print_summary, size_text
 from .runner import run
 
 Work = Callable[[Report], Coroutine[Any, Any, None]]
@@ -108,6 +118,8 @@ def _run(
     spoken = Format(values["format_"])
     quiet = spoken in {Format.QUIET, Format.JSON}
     report = _also_told(tally) if values["verbose"] else tally
+    if spoken is not Format.QUIET:
+        report = _warned(report)
     started = datetime.now(UTC)
     error: Exception | None = None
 
@@ -137,6 +149,24 @@ def _run(
     if error is not None:
         raise error
     raise typer.Exit(code)
+
+
+def _warned(report: Report) -> Report:
+    """Say on stderr what may go wrong with the destination, as soon as it is known."""
+
+    def listen(event: Event) -> None:
+        match event:
+            case RoomShort(needed_bytes, needed_files, free_bytes, free_files):
+                files = "" if free_files is None else f" and {free_files:,} files"
+                note(
+                    f"warning: what is planned so far takes {size_text(needed_bytes)} in {needed_files:,} files, and"
+                    f" {size_text(free_bytes)}{files} are free; the run goes on until there is no more room"
+                )
+            case RemoteFound(name):
+                note(f"note: the destination is on {name}, where locks may not hold: start no second run over it")
+        report(event)
+
+    return listen
 
 
 def _also_told(report: Report) -> Report:

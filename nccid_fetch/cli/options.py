@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from nccid_fetch import __version__, warehouse
-from nccid_fetch.settings import CONCURRENCY_MAX, Existing, Settings, Source, Transport, Verify
+from nccid_fetch.settings import CONCURRENCY_MAX, Durability, Existing, Settings, Source, Transport, Verify
 
 _SOURCE = "Where from"
 _FETCH = "What and how"
@@ -191,6 +191,16 @@ Strict = Annotated[
     bool,
     typer.Option("--strict", envvar=_env("STRICT"), help="A denied part is an error.", rich_help_panel=_FETCH),
 ]
+DurableBy = Annotated[
+    Durability,
+    typer.Option(
+        "--durability",
+        envvar=_env("DURABILITY"),
+        help="Flush to disk about a thousand objects at a time, each file by itself, or none: "
+        "then what was fetched is hashed again after a restart of the machine.",
+        rich_help_panel=_FETCH,
+    ),
+]
 TransportChoice = Annotated[
     Transport,
     typer.Option(
@@ -292,6 +302,7 @@ FETCH: OptionGroup = SELECT | {
     "dry_run": (DryRun, False),
     "verify": (VerifyBy, Verify.MD5),
     "require_verified": (RequireVerified, False),
+    "durability": (DurableBy, Durability.BATCH),
     "transport": (TransportChoice, Transport.AUTO),
     "attempts": (Attempts, 8),
     "stall": (Stall, "30s"),
