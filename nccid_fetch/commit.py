@@ -131,7 +131,12 @@ class Committer:
             if ending.staged is not None and ending.fetch is not None
         ]
         adopted = [path_of(e.outcome.remote.key, self._group) for e in batch if isinstance(e.outcome, Adopted)]
-        refusals = iter(await self._disk.run(lambda: self._destination.publish(placements, adopted)))
+
+        def put_in_place() -> list[ObjectError | None]:
+            self._destination.flush_adopted(adopted)
+            return self._destination.publish(placements)
+
+        refusals = iter(await self._disk.run(put_in_place))
         outcomes = [ending.outcome if ending.staged is None else _final(ending, next(refusals)) for ending in batch]
         placed = [(outcome.remote.key, _record(outcome)) for outcome in outcomes if not isinstance(outcome, Failed)]
         failed = [(o.remote.key, o.reason, o.message) for o in outcomes if isinstance(o, Failed)]

@@ -88,6 +88,7 @@ class Destination(Tree):
         staging: Where files wait for their names.
         reserve: Room for the last batch on a disk that is full.
         distrusts_cache: Whether files are to be read from the disk itself: what is in memory may not have got there.
+        has_run_out: Whether a verified file found no room for its name, even with that.
         folds: Whether its file system takes different keys for the same name.
     """
 
@@ -96,6 +97,7 @@ class Destination(Tree):
         self.dest = dest
         self.staging = Staging(staging_fd, settings.file_mode)
         self.reserve = Reserve(staging_fd)
+        self.has_run_out = False
         self.distrusts_cache = False
         self.folds = _folds_names(staging_fd)
         self._settings = settings
@@ -150,15 +152,13 @@ class Destination(Tree):
         except PermissionError as error:
             raise ObjectError(Reason.LOCAL_ERROR, "its file is right but belongs to another user") from error
 
-    def publish(self, batch: Sequence[Placement], adopted: Sequence[tuple[str, ...]] = ()) -> list[ObjectError | None]:
-        """Give a batch of verified files their names, durably. On a disk that fills up the reserve is given up for it.
+    def publish(self, batch: Sequence[Placement]) -> list[ObjectError | None]:
+        """Give a batch of verified files their names, durably.
 
-        Args:
-            batch: The files.
-            adopted: Paths of files that have their names already, and are to be as durable.
+        On a disk that fills up the reserve is given up for it, and what then finds no room makes room for the others.
 
         Returns:
-            For each file of the batch None, or why it could not get its name. Its staged file is then gone.
+            For each file None, or why it could not get its name. Its staged file is then gone.
 
         Raises:
             OSError: The file system failed; nothing of the batch may be recorded.
@@ -166,7 +166,6 @@ class Destination(Tree):
         """
         self._check_mounted()
         self._flush_staged(batch)
-        self._flush_adopted(adopted)
         if not batch:
             return []
         results: list[ObjectError | None] = [None] * len(batch)
@@ -177,9 +176,10 @@ class Destination(Tree):
                 except ObjectError as error:
                     results[index] = error
                 except OSError as error:
-                    if error.errno not in _OF_ONE_NAME:
+                    if error.errno not in _OF_ONE_NAME | FULL:
                         raise
                     results[index] = ObjectError(Reason.LOCAL_ERROR, f"it cannot be put in place: {error.strerror}")
+                    self.has_run_out |= error.errno in FULL  # What goes now makes room for the others.
                 if results[index] is not None:
                     batch[index].staged.discard()
         self._flusher.flush([self._root_fd])
@@ -201,10 +201,14 @@ class Destination(Tree):
             finally:
                 os.close(descriptor)
 
-    def _flush_adopted(self, paths: Sequence[tuple[str, ...]]) -> None:
-        """Make files that were there already as durable as fetched ones: whoever wrote them may not have."""
+    def flush_adopted(self, paths: Sequence[tuple[str, ...]]) -> None:
+        """Make files that were there already as durable as fetched ones: whoever wrote them may not have.
+
+        Raises:
+            FlushError: They are not; nothing of the batch may be recorded.
+        """
         if self._flusher.is_whole or not paths:
-            return  # Flushed with all else.
+            return  # `publish` flushes them with all else.
         with Walk(self._root_fd, on_leave=lambda descriptor: self._flusher.flush([descriptor])) as walk:
             for path in sorted(paths):
                 try:

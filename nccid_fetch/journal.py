@@ -330,6 +330,7 @@ class Journal:
             self._unflushed = 0
             with suppress(sqlite3.Error):  # On a disk that is full, how the run ended is said elsewhere.
                 self._connection.execute("UPDATE run SET ended = ? WHERE id = ?", (_now(), self._run))
+                self._connection.execute("PRAGMA synchronous=FULL")
 
     def close(self) -> None:
         """Close the journal, leaving one file, and let the next run have the destination.

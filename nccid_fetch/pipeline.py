@@ -127,6 +127,8 @@ async def run(pages: Pages, planner: Planner, tools: Tools, committer: Committer
         unplaced = committing.exception()
     if unplaced is not None:
         causes.append(unplaced)  # It counts also where something else had ended the run by then.
+    elif tools.destination.has_run_out and not causes:
+        causes.append(committer.full.result())
     if causes:
         whole = BaseExceptionGroup("the run ended", causes)
         raise decisive(whole) from whole

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nccid_fetch.decisions import IN_THE_WAY, KEPT, Nesting, decide, displace
+from nccid_fetch.decisions import IN_THE_WAY, KEPT, Nesting, decide, displace, refute
 from nccid_fetch.errors import Reason
 from nccid_fetch.model import (
     Check,
@@ -86,6 +86,21 @@ def test_a_file_as_recorded_whose_object_has_a_new_etag_is_replaced_without_more
 
 
 @every_existing
+def test_a_file_in_doubt_is_hashed_though_record_and_etag_agree(existing: Existing) -> None:
+    doubted = RECORD._replace(in_doubt=True)
+    assert decide(REMOTE, doubted, AS_RECORDED, existing) == Check(REMOTE, Why.IN_DOUBT, AS_RECORDED)
+
+
+@every_existing
+def test_a_file_in_doubt_that_is_not_the_object_is_ours_and_replaced_without_more_ado(existing: Existing) -> None:
+    doubted = RECORD._replace(in_doubt=True)
+    cut_short = AS_RECORDED._replace(size=0)
+    assert decide(REMOTE, doubted, cut_short, existing) == Fetch(REMOTE, Why.IN_DOUBT, replaces=cut_short)
+    hashed = Check(REMOTE, Why.IN_DOUBT, AS_RECORDED)
+    assert refute(hashed, existing) == Fetch(REMOTE, Why.IN_DOUBT, replaces=AS_RECORDED)
+
+
+@every_existing
 def test_an_equal_etag_with_another_size_is_another_version(existing: Existing) -> None:
     remote = REMOTE._replace(size=12)
     assert decide(remote, RECORD, AS_RECORDED, existing) == Fetch(remote, Why.ETAG_CHANGED, replaces=AS_RECORDED)
@@ -147,7 +162,7 @@ SIZES = st.integers(0, 2)
 TIMES = st.sampled_from([EARLIER, NOW, LATER])
 ETAGS = st.sampled_from([OLD, NEW])
 REMOTES = st.builds(RemoteObject, st.just(KEY), SIZES, ETAGS, TIMES)
-RECORDS = st.none() | st.builds(Record, SIZES, ETAGS, TIMES, st.sampled_from(VerifiedBy))
+RECORDS = st.none() | st.builds(Record, SIZES, ETAGS, TIMES, st.sampled_from(VerifiedBy), st.booleans())
 LOCALS = (
     st.none()
     | st.builds(LocalFile, st.just(LocalKind.FILE), SIZES, TIMES)
@@ -164,6 +179,7 @@ def test_only_what_record_and_file_and_etag_agree_on_is_skipped(
         record is not None
         and local == LocalFile(LocalKind.FILE, record.size, record.modified_ns)
         and (record.etag, record.size) == (remote.etag, remote.size)
+        and not record.in_doubt
     )
     assert isinstance(decide(remote, record, local, existing), Skip) is agree
 
@@ -176,7 +192,9 @@ def test_no_fetch_replaces_a_file_that_no_record_vouches_for(
     decision = decide(remote, record, local, existing)
     if isinstance(decision, Fetch) and decision.replaces is not None:
         assert record is not None
-        assert decision.replaces == local == LocalFile(LocalKind.FILE, record.size, record.modified_ns)
+        assert decision.replaces == local
+        assert local.modified_ns == record.modified_ns
+        assert local.size == record.size or record.in_doubt
 
 
 @given(REMOTES, RECORDS, LOCALS)

@@ -30,6 +30,8 @@ from nccid_fetch.settings import Existing, Settings
 from nccid_fetch.staging import StagedFile
 from nccid_fetch.walk import BlockedError, Walk, look_at
 
+from .catalogue import fault
+
 NOW = 1_600_000_000_123_456_789
 NEW, OLD = b"the new bytes", b"somebody's own"
 A = ("ct", "Covid1", "a.dcm")
@@ -205,6 +207,7 @@ def test_a_published_file_is_the_staged_file_itself_under_its_name(dest: Path) -
     assert file.stat().st_ino == number
 
 
+@fault(82)
 @pytest.mark.parametrize("umask", [0o000, 0o077, 0o777])
 @pytest.mark.parametrize(("group_readable", "file_mode", "folder_mode"), [(False, 0o600, 0o700), (True, 0o640, 0o750)])
 def test_modes_are_what_was_asked_for_whatever_the_umask(
@@ -272,12 +275,14 @@ def noting_first_argument(function: Callable[..., Any], notes: list[str]) -> Cal
 # ---- The order of things, on which surviving a power failure rests
 
 
+@fault(69, 70)
 def test_data_is_flushed_before_the_first_rename_and_names_after_the_last(dest: Path, log: list[str]) -> None:
     with opened(dest) as destination:
         publish(destination, B, A)
     assert log == ["flush", "rename a.dcm", "rename b.dcm", "flush"]
 
 
+@fault(69, 70)
 def test_without_syncfs_every_file_is_flushed_before_the_first_rename_and_every_folder_after_its_last(
     dest: Path, log: list[str], piecemeal: None
 ) -> None:
@@ -318,6 +323,7 @@ def test_without_syncfs_what_is_set_aside_is_durable_before_its_name_is_taken(
     ]
 
 
+@fault(66)
 def test_when_data_cannot_be_flushed_nothing_gets_a_name(
     dest: Path, log: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -339,6 +345,7 @@ def test_when_names_cannot_be_flushed_the_batch_fails(
     assert log == ["flush", "rename a.dcm", "flush"]
 
 
+@fault(66)
 @pytest.mark.parametrize("name", ["staged file", "Covid1", "ct", "dest"])
 @pytest.mark.usefixtures("piecemeal")
 def test_without_syncfs_any_flush_that_fails_fails_the_batch(
@@ -619,6 +626,7 @@ def plant(path: Path, kind: str) -> None:
             path.mkdir()
 
 
+@fault(85)
 @pytest.mark.parametrize("existing", Existing)
 @pytest.mark.parametrize(
     ("kind", "found"), [("pipe", LocalKind.OTHER), ("socket", LocalKind.OTHER), ("folder", LocalKind.FOLDER)]
@@ -636,6 +644,7 @@ def test_what_is_no_file_at_the_file_s_name_is_a_conflict_and_stays(
     assert path.lstat() == before
 
 
+@fault(85)
 @pytest.mark.parametrize("kind", ["pipe", "socket", "folder"])
 def test_what_became_no_file_since_it_was_looked_at_is_not_read_nor_waited_for(dest: Path, kind: str) -> None:
     plant(dest.joinpath(*A), kind)
@@ -645,6 +654,7 @@ def test_what_became_no_file_since_it_was_looked_at_is_not_read_nor_waited_for(d
         assert (refusal.value.reason, str(refusal.value)) == (CONFLICT, IN_THE_WAY[LocalKind.OTHER])
 
 
+@fault(72)
 @pytest.mark.parametrize("order", [(("ct", "a"), ("ct", "a", "b")), (("ct", "a", "b"), ("ct", "a"))])
 def test_of_a_and_a_b_in_one_batch_a_arrives_whichever_comes_first(dest: Path, order: tuple[Any, Any]) -> None:
     with opened(dest) as destination:
@@ -754,8 +764,8 @@ def test_a_name_that_is_set_aside_twice_in_a_run_loses_neither_file(dest: Path, 
 def test_what_cannot_be_set_aside_ends_the_run_and_stays(dest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = write(dest.joinpath(*A))
     with opened(dest) as destination:
-        monkeypatch.setattr(os, "rename", failing(errno.ENOSPC))
-        with pytest.raises(OSError, match="No space left"):
+        monkeypatch.setattr(os, "rename", failing(errno.EIO))
+        with pytest.raises(OSError, match="Input/output error"):
             publish(destination, A)
     assert file.read_bytes() == OLD
 
@@ -773,10 +783,51 @@ def failing(number: int, name: str | None = None, otherwise: Callable[..., Any] 
 
 # ---- A disk that fails: for one name, or for all
 
+FULL = [errno.ENOSPC, errno.EDQUOT]
 FOR_ONE_NAME = [errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL, errno.EISDIR]
-FOR_ALL = [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ESTALE]
+FOR_ALL = [errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ESTALE]
 
 
+@fault(67)
+@pytest.mark.parametrize("happened", [True, False])
+def test_a_rename_that_happened_though_its_answer_was_lost_is_no_failure(
+    dest: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    happened: bool,  # noqa: FBT001
+) -> None:
+    """Over NFS it is sent again, and finds that there is nothing to rename."""
+    rename = os.rename
+
+    def twice(source: str, *args: Any, **options: Any) -> None:
+        if happened:
+            rename(source, *args, **options)
+        else:
+            os.unlink(source, dir_fd=options["src_dir_fd"])
+        rename(source, *args, **options)
+
+    with opened(dest) as destination:
+        placement = Placement(A, stage(destination), None)
+        monkeypatch.setattr(os, "rename", twice)
+        if happened:
+            assert destination.publish([placement]) == [None]
+            assert dest.joinpath(*A).read_bytes() == NEW
+        else:
+            with pytest.raises(FileNotFoundError):
+                destination.publish([placement])
+
+
+@fault(84)
+@pytest.mark.parametrize("moved", ["away", "replaced"])
+def test_a_destination_that_is_moved_in_the_middle_of_a_run_ends_it(dest: Path, moved: str) -> None:
+    with opened(dest) as destination:
+        dest.rename(dest.with_name("elsewhere"))
+        if moved == "replaced":
+            dest.mkdir()
+        with pytest.raises(DestinationError, match="is no longer where it was"):
+            publish(destination, A)
+
+
+@fault(76, 79)
 @pytest.mark.parametrize("number", FOR_ONE_NAME)
 def test_what_the_file_system_says_of_one_name_fails_that_object_only(
     dest: Path, monkeypatch: pytest.MonkeyPatch, number: int
@@ -791,6 +842,7 @@ def test_what_the_file_system_says_of_one_name_fails_that_object_only(
     assert dest.joinpath(*B).read_bytes() == NEW
 
 
+@fault(64, 65)
 @pytest.mark.parametrize("function", ["rename", "mkdir", "open", "fchmod", "stat"])
 @pytest.mark.parametrize("number", FOR_ALL)
 def test_what_the_file_system_says_of_itself_ends_the_run(
@@ -806,11 +858,44 @@ def test_what_the_file_system_says_of_itself_ends_the_run(
         assert destination_error(failure.value, dest).exit_code == 9
 
 
+@fault(60, 62)
+@pytest.mark.parametrize("function", ["rename", "mkdir", "open", "fchmod"])
+@pytest.mark.parametrize("number", FULL)
+def test_what_finds_no_room_for_its_name_goes_and_makes_room_for_the_others(
+    dest: Path, monkeypatch: pytest.MonkeyPatch, number: int, function: str
+) -> None:
+    with opened(dest) as destination:
+        destination.reserve.take()
+        placements = [Placement(path, stage(destination), None) for path in (A, B, ("mri", "c.dcm"))]
+        made: Callable[..., Any] = getattr(os, function)
+        refused: list[int] = []
+
+        def full(*args: Any, **options: Any) -> Any:
+            if len(refused) < 2:  # With the reserve, and once more without it.
+                refused.append(number)
+                raise OSError(number, os.strerror(number))
+            return made(*args, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, function, full)
+            first, *others = destination.publish(placements)
+        assert (first and first.reason, others) == (Reason.LOCAL_ERROR, [None, None])
+        assert destination.has_run_out
+        assert destination.reserve.is_given_up
+        assert destination.look([A]) == [None]
+        assert staged_names(dest) == []
+
+
+@fault(60, 62, 64, 65)
 @pytest.mark.parametrize(
     ("number", "message", "hint"),
     [
-        (errno.ENOSPC, r"dest is full: \d+\.\d GB and [\d,]+ files are left", "make room and run the same command"),
-        (errno.EDQUOT, r"dest is full: \d+\.\d GB and [\d,]+ files are left", "make room and run the same command"),
+        (
+            errno.ENOSPC,
+            r"dest is full: [\d,]+\.\d{3} GB and [\d,]+ files are left",
+            "make room and run the same command",
+        ),
+        (errno.EDQUOT, "the quota of .*dest is used up", "make room and run the same command"),
         (errno.EROFS, "dest cannot be written: Read-only file system", "check the disk and the permissions"),
         (errno.EIO, "dest cannot be written: Input/output error", "check the disk and the permissions"),
         (errno.EMFILE, "too many files are open", "ulimit -n"),
@@ -929,17 +1014,19 @@ def on_tiny_disk(disk: Path, options: str, size: int) -> list[str]:
     return [line.replace(str(disk), "DISK") for line in found.stdout.splitlines()]
 
 
+@fault(60, 64)
 def test_on_a_real_disk_that_is_full_and_then_read_only_what_was_published_stays_whole(tmp_path: Path) -> None:
     full, whole, read_only, refused = on_tiny_disk(tmp_path / "disk", "size=256k", 20_000)
-    assert full.startswith("ENOSPC DISK/dest is full: 0.0 GB")
+    assert full.startswith("ENOSPC DISK/dest is full: 0.000 GB")
     assert whole == "whole True True []"
     assert read_only == "EROFS DISK/dest cannot be written: Read-only file system"
     assert refused == "DISK/dest may not be written"
 
 
+@fault(62)
 def test_on_a_real_disk_without_room_for_names_the_message_tells_files_from_bytes(tmp_path: Path) -> None:
     full, whole = on_tiny_disk(tmp_path / "disk", "size=4m,nr_inodes=20", 0)
-    assert full == "ENOSPC DISK/dest is full: 0.0 GB and 0 files are left"
+    assert full == "ENOSPC DISK/dest is full: 0.004 GB and 0 files are left"
     assert whole == "whole True True []"
 
 
@@ -1039,6 +1126,7 @@ def test_looking_finds_files_and_nothing_where_nothing_is(dest: Path) -> None:
         assert destination.look([]) == []
 
 
+@fault(76)
 def test_where_the_file_system_does_not_let_us_look_is_said_of_that_path_only(dest: Path) -> None:
     """Some file systems take shorter names than others, or no colons."""
     with opened(dest) as destination:
@@ -1086,6 +1174,7 @@ def test_looking_at_a_tree_changes_nothing(dest: Path) -> None:
     assert snapshot(dest) == before
 
 
+@fault(73, 74)
 @pytest.mark.parametrize("folds", [True, False])
 def test_whether_names_fold_is_found_out_by_trying(
     dest: Path,
@@ -1195,6 +1284,7 @@ def test_it_does_not_exist_before_its_first_byte_or_its_seal(dest: Path) -> None
         assert (staged.size, staged.is_sealed, staged.md5) == (0, True, md5(b"").hexdigest())
 
 
+@fault(68)
 def test_it_is_hashed_as_it_is_written_however_little_the_disk_takes_at_once(
     dest: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1215,6 +1305,7 @@ def test_it_is_not_hashed_unless_asked_for(dest: Path) -> None:
         assert stage(destination, hashed=False).md5 is None
 
 
+@fault(65)
 @pytest.mark.parametrize("function", ["write", "utime", "open", "fchmod"])
 def test_it_is_not_sealed_when_the_disk_fails_and_can_still_be_discarded(
     dest: Path, monkeypatch: pytest.MonkeyPatch, function: str
@@ -1230,6 +1321,7 @@ def test_it_is_not_sealed_when_the_disk_fails_and_can_still_be_discarded(
         assert staged_names(dest) == []
 
 
+@fault(67)
 def test_a_disk_that_says_only_at_the_close_that_it_is_full_is_heard(
     dest: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1248,6 +1340,7 @@ def test_a_disk_that_says_only_at_the_close_that_it_is_full_is_heard(
         assert not staged.is_sealed
 
 
+@fault(78)
 def test_clearing_closes_and_removes_all_staged_files_of_any_run_and_nothing_else(dest: Path) -> None:
     with opened(dest) as destination:
         stage(destination)

@@ -17,10 +17,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nccid_fetch import journal as module
 from nccid_fetch.errors import DestinationBusyError, DestinationError, Reason, UsageError
 from nccid_fetch.journal import VERSION, Journal
 from nccid_fetch.keys import STATE_FOLDER
 from nccid_fetch.model import ETag, Record, VerifiedBy
+from nccid_fetch.settings import Durability
+
+from .catalogue import fault
 
 BUCKET, GROUP, ENDPOINT = "a-bucket", "training", "https://s3.example.org"
 MD5 = ETag("9e107d9d372bb6826bd81d3542a419d6")
@@ -43,9 +47,9 @@ def dest(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def opened(dest: Path, *, bucket: str = BUCKET, group: str = GROUP) -> Iterator[Journal]:
+def opened(dest: Path, *, bucket: str = BUCKET, group: str = GROUP, boot: str | None = "boot") -> Iterator[Journal]:
     """Open a journal, made if it is missing, and close it."""
-    journal = Journal.open(dest, bucket=bucket, group=group, endpoint=ENDPOINT)
+    journal = Journal.open(dest, bucket=bucket, group=group, endpoint=ENDPOINT, boot=boot)
     assert journal is not None
     with closing(journal):
         yield journal
@@ -113,6 +117,7 @@ def test_an_md5_takes_16_bytes_and_any_other_etag_stays_text(dest: Path) -> None
     ]
 
 
+@fault(110)
 def test_a_later_record_of_a_key_takes_the_place_of_the_earlier(dest: Path) -> None:
     later = Record(11, ETag("0" * 32), NOW + 1_000_000, VerifiedBy.CHECKSUM)
     with opened(dest) as journal:
@@ -155,6 +160,7 @@ def test_nothing_is_remembered_of_an_empty_page(dest: Path) -> None:
 # ---- Batches
 
 
+@fault(107)
 def test_a_batch_that_breaks_leaves_nothing_of_itself(dest: Path) -> None:
     def broken() -> Iterator[tuple[str, Record]]:
         yield "training/ct/new/b", RECORD
@@ -254,6 +260,7 @@ def test_names_that_cannot_be_owned_leave_the_journal_ready_for_the_next_batch(d
 # ---- Whose it is
 
 
+@fault(103)
 def test_it_belongs_to_one_bucket_and_group(dest: Path) -> None:
     with opened(dest) as journal:
         journal.commit([("training/ct/a", RECORD)])
@@ -269,6 +276,7 @@ def test_it_belongs_to_one_bucket_and_group(dest: Path) -> None:
     assert rows_of(dest, "SELECT bucket, group_name, endpoint FROM identity") == [(BUCKET, GROUP, ENDPOINT)]
 
 
+@fault(102)
 def test_a_journal_of_a_newer_version_is_refused_and_not_touched(dest: Path) -> None:
     with opened(dest):
         pass
@@ -291,6 +299,7 @@ def test_a_missing_journal_stays_missing_unless_an_endpoint_is_given(dest: Path)
 OPEN = f"""
 import sys
 from pathlib import Path
+from nccid_fetch import journal as module
 from nccid_fetch.errors import DestinationBusyError
 from nccid_fetch.journal import Journal
 from nccid_fetch.model import ETag, Record, VerifiedBy
@@ -324,6 +333,7 @@ def test_a_second_run_in_one_process_is_refused_and_does_not_break_the_lock_of_t
         assert journal.records(["training/ct/a"]) == {"training/ct/a": RECORD}
 
 
+@fault(107)
 def test_what_a_killed_writer_committed_is_there_and_nothing_of_its_open_batch(dest: Path) -> None:
     code = f"""
 journal.commit([(f"training/ct/{{i}}", Record(i, ETag({str(MD5)!r}), 0, VerifiedBy.MD5)) for i in range(500)])
@@ -353,6 +363,7 @@ journal.commit(batch())
 # ---- The file
 
 
+@fault(109)
 def test_after_a_run_exactly_one_file_remains(dest: Path) -> None:
     with opened(dest) as journal:
         journal.commit([("training/ct/a", RECORD)])
@@ -360,6 +371,7 @@ def test_after_a_run_exactly_one_file_remains(dest: Path) -> None:
     assert [path.name for path in (dest / STATE_FOLDER).iterdir()] == ["journal.sqlite"]
 
 
+@fault(82)
 @pytest.mark.parametrize("umask", [0o000, 0o077, 0o777])
 def test_nobody_else_may_read_it_whatever_the_umask(dest: Path, umask: int) -> None:
     before = os.umask(umask)
@@ -442,7 +454,7 @@ def test_no_query_reads_more_rows_than_it_needs(dest: Path) -> None:
         plans = {
             query: [str(row[3]) for row in connection.execute(f"EXPLAIN QUERY PLAN {query}")] for query in set(asked)
         }
-    small = ("SCAN identity", "SCAN sqlite_schema", "SCAN sqlite_master", "SCAN CONSTANT ROW")
+    small = ("SCAN identity", "SCAN unflushed", "SCAN sqlite_schema", "SCAN sqlite_master", "SCAN CONSTANT ROW")
     scans = {
         query: step for query, steps in plans.items() for step in steps if step.startswith("SCAN") and step not in small
     }
@@ -489,10 +501,181 @@ def test_opening_a_large_journal_does_no_more_work_than_opening_a_small_one(tmp_
         connection.execute("INSERT INTO folder (id, prefix) VALUES (1, 'training/ct/')")
         connection.execute(
             "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 200000)"
-            " INSERT INTO object SELECT 1, printf('%010d', i), 1, x'00', 1, 1 FROM n"
+            " INSERT INTO object SELECT 1, printf('%010d', i), 1, x'00', 1, 1, 0 FROM n"
         )
         connection.commit()
     assert steps_to_open(large) == steps_to_open(small) > 0
+
+
+# ---- Versions
+
+VERSION_1 = """
+CREATE TABLE identity (bucket TEXT NOT NULL, group_name TEXT NOT NULL, endpoint TEXT NOT NULL, created TEXT NOT NULL);
+CREATE TABLE folder (id INTEGER PRIMARY KEY, prefix TEXT NOT NULL UNIQUE);
+CREATE TABLE object (
+    folder INTEGER NOT NULL, name TEXT NOT NULL, size INTEGER NOT NULL, etag NOT NULL,
+    modified INTEGER NOT NULL, verified_by INTEGER NOT NULL, PRIMARY KEY (folder, name)
+) WITHOUT ROWID;
+CREATE TABLE failure (key TEXT PRIMARY KEY, reason TEXT NOT NULL, message TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE twin (folded TEXT PRIMARY KEY, key TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE run (id INTEGER PRIMARY KEY, command TEXT NOT NULL, started TEXT NOT NULL, ended TEXT);
+CREATE VIEW objects AS SELECT
+    prefix || name AS key, size, iif(typeof(etag) = 'blob', lower(hex(etag)), etag) AS etag,
+    strftime('%Y-%m-%dT%H:%M:%SZ', modified / 1000, 'unixepoch') AS modified,
+    CASE verified_by WHEN 1 THEN 'md5' WHEN 2 THEN 'multipart_md5' WHEN 3 THEN 'checksum' ELSE 'size' END AS verified_by
+    FROM object JOIN folder ON folder.id = object.folder;
+INSERT INTO identity VALUES ('a-bucket', 'training', 'https://s3.example.org', '2026-01-01T00:00:00Z');
+INSERT INTO folder VALUES (1, 'training/ct/');
+INSERT INTO object VALUES (1, 'a', 10, x'9e107d9d372bb6826bd81d3542a419d6', 1600000000123, 1);
+INSERT INTO run VALUES (1, 'all', '2026-01-01T00:00:00Z', NULL);
+PRAGMA user_version=1;
+"""
+
+
+def old_journal(dest: Path) -> None:
+    with plainly(dest) as connection:
+        connection.executescript(VERSION_1)
+
+
+def schema_of(dest: Path) -> list[tuple[object, ...]]:
+    """Return what each table and view has: its columns by name, type and default."""
+    names = [
+        str(name) for (name,) in rows_of(dest, "SELECT name FROM sqlite_schema WHERE type <> 'index' ORDER BY name")
+    ]
+    return [(name, row) for name in names for row in rows_of(dest, f"PRAGMA table_info({name})")]
+
+
+@fault(102)
+def test_a_journal_of_version_1_becomes_one_of_today_and_forgets_nothing(tmp_path: Path) -> None:
+    old, new = new_dest(tmp_path / "old"), new_dest(tmp_path / "new")
+    old_journal(old)
+    with opened(new):
+        pass
+    with opened(old) as journal:
+        assert journal.records(["training/ct/a"]) == {"training/ct/a": RECORD}
+        journal.commit([("training/ct/b", RECORD)])
+    assert rows_of(old, "SELECT key FROM objects") == [("training/ct/a",), ("training/ct/b",)]
+    assert rows_of(old, "PRAGMA user_version") == [(VERSION,)]
+    assert schema_of(old) == schema_of(new)
+
+
+@fault(102)
+def test_a_change_of_version_that_breaks_off_changes_nothing(dest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old_journal(dest)
+    before = schema_of(dest)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_MIGRATION", {1: module._MIGRATION[1] + "INSERT INTO nothing VALUES (1);"})
+        with pytest.raises(DestinationError), opened(dest):
+            pass
+    assert (schema_of(dest), rows_of(dest, "PRAGMA user_version")) == (before, [(1,)])
+    with opened(dest) as journal:
+        assert journal.records(["training/ct/a"]) == {"training/ct/a": RECORD}
+
+
+# ---- What was not flushed
+
+
+def is_in_doubt(dest: Path, key: str, boot: str | None) -> bool:
+    with opened(dest, boot=boot) as journal:
+        return journal.records([key])[key].in_doubt
+
+
+@fault(110)
+@pytest.mark.parametrize("now", ["2030-01-01T00:00:00Z", "1970-01-01T00:00:00Z"])
+def test_what_is_in_doubt_is_known_by_runs_and_boots_whatever_the_clock_says(
+    dest: Path, monkeypatch: pytest.MonkeyPatch, now: str
+) -> None:
+    with opened(dest, boot="first") as journal, journal.run("all", [], Durability.NONE):
+        journal.commit([("training/ct/a", RECORD)])
+    monkeypatch.setattr(module, "_now", lambda: now)
+    with opened(dest, boot="second") as journal, journal.run("all", []):
+        journal.commit([("training/ct/b", RECORD)])
+        assert journal.records(["training/ct/a", "training/ct/b"]) == {
+            "training/ct/a": RECORD._replace(in_doubt=True),
+            "training/ct/b": RECORD,
+        }
+    assert [is_in_doubt(dest, "training/ct/a", boot) for boot in ("first", "second", None)] == [False, True, True]
+    assert rows_of(dest, "SELECT id FROM run ORDER BY id") == [(1,), (2,)]
+
+
+def test_a_newer_time_leaves_what_is_in_doubt_in_doubt(dest: Path) -> None:
+    with opened(dest, boot="first") as journal, journal.run("all", [], Durability.NONE):
+        journal.commit([("training/ct/a", RECORD)])
+    with opened(dest, boot="first") as journal, journal.run("all", []):
+        journal.retime([("training/ct/a", NOW + 1_000_000)])
+        assert journal.records(["training/ct/a"]) == {"training/ct/a": RECORD._replace(modified_ns=NOW + 1_000_000)}
+    assert is_in_doubt(dest, "training/ct/a", "second")
+
+
+def test_a_run_that_flushes_nothing_does_not_wait_for_its_commits_either(dest: Path) -> None:
+    with opened(dest) as journal:
+        for durability, synchronous in ((Durability.BATCH, 2), (Durability.FILE, 2), (Durability.NONE, 1)):
+            with journal.run("all", [], durability):
+                assert journal._connection.execute("PRAGMA synchronous").fetchone() == (synchronous,)
+        with journal.run("all", []):
+            assert journal._connection.execute("PRAGMA synchronous").fetchone() == (2,)
+
+
+# ---- Other machines' file systems, and other people's tools
+
+
+@fault(105)
+def test_on_another_machines_file_system_there_is_no_wal_and_nothing_is_left_behind(
+    dest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(dest) as journal:  # As on a tree that was copied there from a disk of one's own.
+        journal.commit([("training/ct/a", RECORD)])
+        assert journal.remote is None
+    monkeypatch.setattr("nccid_fetch.sqlitefile.type_of", lambda descriptor: 0x6969)
+    with opened(dest) as journal:
+        assert journal.remote == "NFS"
+        journal.commit([("training/ct/b", RECORD)])
+        assert journal._connection.execute("PRAGMA journal_mode").fetchone() == ("truncate",)
+        assert {path.name for path in (dest / STATE_FOLDER).iterdir()} == {"journal.sqlite", "journal.sqlite-journal"}
+        assert in_another_process(dest) == "busy 75"
+    assert [path.name for path in (dest / STATE_FOLDER).iterdir()] == ["journal.sqlite"]
+    with opened(dest) as journal:
+        assert set(journal.records(["training/ct/a", "training/ct/b"])) == {"training/ct/a", "training/ct/b"}
+
+
+@fault(105)
+@pytest.mark.parametrize("code", [sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_IOERR_LOCK, sqlite3.SQLITE_IOERR_RDLOCK])
+def test_where_no_lock_can_be_had_that_is_said_and_no_other_run_is_blamed(
+    dest: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def refused(*arguments: object, **options: object) -> sqlite3.Connection:
+        error = sqlite3.OperationalError("locking protocol")
+        error.sqlite_errorcode = code
+        raise error
+
+    monkeypatch.setattr("nccid_fetch.sqlitefile.sqlite3.connect", refused)
+    with pytest.raises(DestinationError, match="locking protocol") as refusal, opened(dest):
+        pass
+    assert "does not lock files" in (refusal.value.hint or "")
+
+
+@fault(108)
+def test_another_tool_is_kept_out_during_a_run_and_harms_nothing(dest: Path) -> None:
+    look = "import sqlite3, sys; print(sqlite3.connect(sys.argv[1], timeout=0).execute('SELECT * FROM objects').fetchall())"
+    command = [sys.executable, "-c", look, str(Journal.path(dest))]
+    with opened(dest) as journal:
+        journal.commit([("training/ct/a", RECORD)])
+        found = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+        assert "database is locked" in found.stderr
+        journal.commit([("training/ct/b", RECORD)])
+    assert subprocess.run(command, check=True, capture_output=True, timeout=60).stdout.count(b"training/ct/") == 2
+    assert rows_of(dest, "PRAGMA integrity_check") == [("ok",)]
+
+
+@fault(106)
+def test_the_wal_stays_small_however_much_is_committed(dest: Path) -> None:
+    sizes = []
+    with opened(dest) as journal:
+        for begin in range(0, 60_000, 1000):
+            journal.commit((f"training/ct/{number:064}", RECORD) for number in range(begin, begin + 1000))
+            sizes.append(Journal.path(dest).with_name("journal.sqlite-wal").stat().st_size)
+    assert max(sizes) < 8 << 20
+    assert sizes[-1] < 2 * sizes[len(sizes) // 2]
 
 
 # ---- Damage
@@ -502,7 +685,11 @@ def damaged_files(dest: Path) -> list[Path]:
     return sorted((dest / STATE_FOLDER).glob("journal.sqlite.damaged-*"))
 
 
-@pytest.mark.parametrize("damage", ["not a database", "truncated", "header overwritten", "schema overwritten"])
+@fault(101)
+@pytest.mark.parametrize(
+    "damage",
+    ["not a database", "truncated", "zero-filled", "header overwritten", "schema overwritten", "table overwritten"],
+)
 def test_a_damaged_journal_is_set_aside_and_made_anew(dest: Path, damage: str) -> None:
     with opened(dest) as journal:
         journal.commit((f"training/ct/{number:064}", RECORD) for number in range(1000))
@@ -511,7 +698,9 @@ def test_a_damaged_journal_is_set_aside_and_made_anew(dest: Path, damage: str) -
     spoiled = {
         "not a database": b"this is a text\n" * 1000,
         "truncated": data[: len(data) // 2],
+        "zero-filled": bytes(len(data)),
         "header overwritten": bytes(100) + data[100:],
+        "table overwritten": data[: 8 * 4096] + b"\xff" * 4096 + data[9 * 4096 :],
         "schema overwritten": data[:100] + b"\xff" * 3996 + data[4096:],
     }[damage]
     path.write_bytes(spoiled)
@@ -527,19 +716,25 @@ def test_a_damaged_journal_is_set_aside_and_made_anew(dest: Path, damage: str) -
     assert {found.name for found in (dest / STATE_FOLDER).iterdir()} == {"journal.sqlite", aside.name}
 
 
+@fault(101)
 def test_damage_that_shows_only_later_ends_the_run_with_a_way_out(dest: Path) -> None:
     keys = [f"training/ct/{number:064}" for number in range(5000)]
     with opened(dest) as journal:
         journal.commit((key, RECORD) for key in keys)
     path = Journal.path(dest)
     data = bytearray(path.read_bytes())
-    for page in range(7 * 4096, len(data), 4096):
+    for page in range(9 * 4096, len(data), 4096):
         data[page : page + 16] = b"\xff" * 16
     path.write_bytes(data)
     with opened(dest) as journal, pytest.raises(DestinationError, match="is damaged") as failure:
         journal.records(keys)
-    assert failure.value.hint is not None
-    assert "move it away" in failure.value.hint
+    assert "the next run begins a new one" in (failure.value.hint or "")
+    assert damaged_files(dest) == [], "who only looks changes nothing"
+    with opened(dest) as journal, journal.run("get", []), pytest.raises(DestinationError, match="is damaged"):
+        journal.records(keys)
+    assert len(damaged_files(dest)) == 1
+    with opened(dest) as journal:
+        assert journal.records(keys) == {}
 
 
 def test_an_empty_file_is_a_journal_that_is_not_written_yet(dest: Path) -> None:
@@ -594,6 +789,7 @@ def test_a_folder_in_its_place_is_refused(dest: Path) -> None:
         pass
 
 
+@fault(61, 106)
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare to mount a tiny file system")
 def test_a_disk_that_is_full_for_the_journal_alone_ends_the_run_and_keeps_what_was_committed(dest: Path) -> None:
     script = 'mount -t tmpfs -o size=256k tmpfs "$1/.nccid-fetch" && exec "$2" -c "$3" "$1"'
