@@ -35,6 +35,14 @@ format: $(VENV)/.dev ## Format the code and mend what ruff can mend
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
+.PHONY: kill
+kill: $(VENV)/.dev ## Kill real runs at RUNS random moments, and see that each is made good; SEED=
+	$(BIN)/python -m tests.kill --runs $(or $(RUNS),200) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+.PHONY: soak
+soak: $(VENV)/.dev ## Run after run for SECONDS in bad weather: the right tree in the end, and flat memory; SEED=
+	$(BIN)/python -m tests.soak --seconds $(or $(SECONDS),3600) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
 .PHONY: bench
 bench: $(VENV)/.bench ## Compare with s5cmd, rclone, aws and cp; ARGS=--quick for a short run
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -22,6 +22,7 @@ import threading
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import Error as BadBase64
 from bisect import bisect_left, bisect_right
+from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -394,6 +395,7 @@ class ScriptedS3:
 
     Args:
         bucket: The only bucket there is.
+        requests_max: How many requests are remembered, the last ones; all, if it is None.
 
     Attributes:
         hide_missing: Answer 403 in place of 404, as S3 does to whoever may not list.
@@ -401,21 +403,23 @@ class ScriptedS3:
         allow_get: Whether GET and HEAD of a key are granted.
         virtual: Supplies listings in place of the stored objects: called with (start_after, prefix, limit),
             it returns up to `limit` rows (key, size, etag, modified) that follow `start_after` in byte order.
+        virtual_body: Supplies the bodies of those: called with a key, it returns body and time, or None for no such key.
         threads: Where actions do what may block.
     """
 
-    def __init__(self, bucket: str = "nccid-data-warehouse-prod") -> None:
+    def __init__(self, bucket: str = "nccid-data-warehouse-prod", *, requests_max: int | None = None) -> None:
         self.bucket = bucket
         self.hide_missing = False
         self.allow_list: Callable[[str, str], bool] = lambda prefix, delimiter: True
         self.allow_get: Callable[[str], bool] = lambda key: True
         self.virtual: Callable[[str, str, int], list[tuple[str, int, str, datetime]]] | None = None
+        self.virtual_body: Callable[[str], tuple[bytes, datetime] | None] | None = None
         self.threads = ThreadPoolExecutor(256, "scripted-s3")
         self._lock = threading.Lock()
         self._objects: dict[str, _Object] = {}
         self._order: list[str] | None = None
         self._script: list[_Line] = []
-        self._requests: list[Request] = []
+        self._requests: deque[Request] = deque(maxlen=requests_max)
         self._in_flight = 0
         self._in_flight_max = 0
         self._failures: list[Exception] = []
@@ -525,6 +529,8 @@ class ScriptedS3:
     def _object(self, request: Request, *, ranged: bool) -> Answer:
         with self._lock:
             found = self._objects.get(request.key)
+        if found is None and self.virtual_body is not None and (made := self.virtual_body(request.key)) is not None:
+            found = _Object(made[0], _etag(made[0], None), made[1], "STANDARD", {}, ())
         if not self.allow_get(request.key) or (found is None and self.hide_missing):
             return _error(403, "AccessDenied", "Access Denied")
         if found is None:
