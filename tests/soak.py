@@ -52,6 +52,7 @@ from .servers.scripted import (
 
 OBJECTS = 60_000
 PARTS = ("ct", "data", "xray")
+PATIENTS = 41
 STALL = "2s"
 SAMPLE_SECONDS = 0.25
 PROGRESS_SECONDS = 60.0
@@ -84,6 +85,7 @@ class Bucket:
         self.keys: list[str] = []
         self.versions: dict[str, int] = {}
         self.count = 0
+        self._rows: dict[str, tuple[int, tuple[str, int, str, datetime]]] = {}
         for _ in range(objects):
             self.add()
 
@@ -91,7 +93,7 @@ class Bucket:
         """Add an object, at the end of one of the parts or in the midst of it."""
         number, self.count = self.count, self.count + 1
         part = PARTS[number % len(PARTS)]
-        key = f"training/{part}/Covid{number * 7919 % 997:04}/{number:07}.{'json' if part == 'data' else 'dcm'}"
+        key = f"training/{part}/Covid{number * 7919 % PATIENTS:04}/{number:07}.{'json' if part == 'data' else 'dcm'}"
         with self.lock:
             self.keys.insert(bisect_left(self.keys, key), key)
 
@@ -118,8 +120,15 @@ class Bucket:
         with self.lock:
             start = max(bisect_right(self.keys, after), bisect_left(self.keys, prefix))
             keys = [key for key in self.keys[start : start + limit] if key.startswith(prefix)]
-        found = ((key, self.now(key)) for key in keys)
-        return [(key, len(version.body), md5_hex(version.body), version.modified) for key, version in found]
+        return [self._row(key) for key in keys]
+
+    def _row(self, key: str) -> tuple[str, int, str, datetime]:
+        """Return an object's row, worked out once: a delimiter is found by reading over rows again and again."""
+        number = self.versions.get(key, 0)
+        if self._rows.get(key, (None,))[0] != number:
+            version = self.version(key, number)
+            self._rows[key] = number, (key, len(version.body), md5_hex(version.body), version.modified)
+        return self._rows[key][1]
 
     def body(self, key: str) -> tuple[bytes, datetime] | None:
         """Supply a body; see `ScriptedS3.virtual_body`."""
