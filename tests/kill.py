@@ -103,7 +103,7 @@ class Lives:
 
     def kill_in_commit(self, death: str, *options: str) -> None:
         """Let a run kill itself in the midst of a commit; see `victim`."""
-        self._look(f"in {death.partition(':')[0]}", Child(self.s3, self.dest, *options, death=death))
+        self._look(f"in {death.partition(':')[0]}", Child(self.s3, self.dest, *options, fate=death))
 
     def kill_anyhow(self) -> None:
         """Kill a run at a moment that chance chooses."""
@@ -130,8 +130,11 @@ class Lives:
             assert code == summary["exit_code"] == 0, (code, summary)
             self.figures.survived += 1
         self.s3._script.clear()
-        if not self.dest.is_dir():
-            return
+        if self.dest.is_dir():
+            self.look()
+
+    def look(self) -> None:
+        """Check what must hold of the destination after a run that was killed."""
         self.present = check_tree(self.dest, snapshot(self.s3), killed=True)
         if (self.dest / ".nccid-fetch/journal.sqlite").exists():
             recorded = set(records(self.dest))

@@ -40,7 +40,7 @@ class Child:
         s3: The server it fetches from.
         dest: Where to.
         options: Further options of `all`.
-        death: Where it kills itself; see `victim`.
+        fate: Where it kills itself, or hangs; see `victim`.
         batch: Objects to a commit.
         settings: Its environment; see `environment`.
     """
@@ -50,13 +50,13 @@ class Child:
         s3: ScriptedS3,
         dest: Path,
         *options: str,
-        death: str = "-",
+        fate: str = "-",
         batch: int = BATCH,
         settings: dict[str, str] | None = None,
     ) -> None:
         self.process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "tests.victim", str(batch), death),
+                *(sys.executable, "-m", "tests.victim", str(batch), fate),
                 *("all", "--dest", str(dest), "--endpoint-url", s3.endpoint_url),
                 *("--format", "json", "--concurrency", "8", *options),
             ],

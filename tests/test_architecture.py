@@ -18,7 +18,7 @@ LINES_MAX = 450
 RANKS = (
     (
         *("warehouse", "errors", "adaptive", "clock", "digests", "slots", "disk", "filesystem", "reserve"),
-        *("cli", "demo.clinical", "store", "store.reactor", "store.signing"),
+        *("cli", "demo.clinical", "store", "store.reactor", "store.signing", "cli.signals"),
     ),
     ("durability", "model", "keys", "retry", "settings", "sqlitefile", "demo"),
     (

@@ -4,7 +4,9 @@ Moments are counted in GETs that the server has seen, so that the same ones come
 in small batches, so that a kill finds files in every state: staged, verified, named, recorded.
 """
 
+import os
 import random
+import shutil
 import signal
 import threading
 from collections.abc import Iterator
@@ -14,7 +16,7 @@ import pytest
 
 from .catalogue import fault
 from .kill import OBJECTS, Lives, stock
-from .oracle import check_tree, files_of, records, snapshot
+from .oracle import check_tree, fetch, files_of, records, snapshot
 from .processes import Child
 from .servers.scripted import Do, Hold, ScriptedS3
 
@@ -50,6 +52,7 @@ def test_a_run_that_is_killed_again_and_again_comes_to_the_right_tree(s3: Script
     assert lives.figures.fetched < OBJECTS
 
 
+@fault(95, 96)
 def test_a_second_process_is_told_that_another_one_holds_the_destination(s3: ScriptedS3, tmp_path: Path) -> None:
     dest = tmp_path / "dest"
     begun, go_on = threading.Event(), threading.Event()
@@ -65,6 +68,7 @@ def test_a_second_process_is_told_that_another_one_holds_the_destination(s3: Scr
     assert check_tree(dest, snapshot(s3)) == set(snapshot(s3))
 
 
+@fault(86, 87)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_a_run_in_order_and_the_next_one_goes_on(
     s3: ScriptedS3, tmp_path: Path, number: signal.Signals
@@ -88,6 +92,73 @@ def test_a_signal_ends_a_run_in_order_and_the_next_one_goes_on(
     code, summary = Child(s3, dest).end()
     assert (code, summary["skipped"]["objects"]) == (0, len(present))
     assert check_tree(dest, snapshot(s3)) == set(snapshot(s3)) == set(files_of(dest))
+
+
+@fault(86, 87, 100)
+@pytest.mark.parametrize("step", ["publish:2", "record:1", "look:1", "open:1", "close:1"])
+def test_a_signal_ends_a_run_in_time_whatever_hangs(s3: ScriptedS3, tmp_path: Path, step: str) -> None:
+    """A thread of the disk, the journal's, or the event loop itself: what is not done by then is left to the next run."""
+    dest, pipe = tmp_path / "dest", tmp_path / "pipe"
+    os.mkfifo(pipe)
+    child = Child(s3, dest, fate=f"{step}:{pipe}")
+    with pipe.open("wb"):  # Open as soon as the step is reached, and it hangs for as long as this is.
+        child.signal(signal.SIGTERM)
+        code, summary, said = child.said()
+    assert code == summary["exit_code"] == 143
+    assert "stopped by SIGTERM, without waiting for what did not end" in said
+    if step != "open:1":
+        Lives(s3, dest, random.Random(0)).look()
+
+
+@fault(86)
+def test_a_file_that_is_being_hashed_holds_no_signal_up(s3: ScriptedS3, tmp_path: Path) -> None:
+    dest, pipe = tmp_path / "dest", tmp_path / "pipe"
+    assert fetch(s3, dest).exit_code == 0
+    shutil.rmtree(dest / ".nccid-fetch")
+    os.mkfifo(pipe)
+    child = Child(s3, dest, fate=f"hash:3:{pipe}")
+    with pipe.open("wb"):
+        child.signal(signal.SIGHUP)
+        assert child.end()[0] == 129
+    check_tree(dest, snapshot(s3), killed=True)
+
+
+@fault(86)
+def test_a_second_signal_ends_the_process_at_once(s3: ScriptedS3, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    child = Child(s3, tmp_path / "dest", fate=f"publish:1:{pipe}")
+    with pipe.open("wb"):
+        child.signal(signal.SIGINT)
+        child.signal(signal.SIGTERM)
+        assert child.said() == (143, {}, "")
+    check_tree(tmp_path / "dest", snapshot(s3), killed=True)
+
+
+@fault(86)
+def test_a_signal_before_there_is_a_run_ends_the_process_at_once(s3: ScriptedS3, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    child = Child(s3, tmp_path / "dest", fate=f"options:1:{pipe}")
+    with pipe.open("wb"):
+        child.signal(signal.SIGINT)
+        assert child.said() == (130, {}, "")
+    assert s3.requests == []
+
+
+@fault(86)
+def test_a_signal_ends_a_run_that_still_asks_what_there_is(s3: ScriptedS3, tmp_path: Path) -> None:
+    asked, never = threading.Event(), threading.Event()
+    s3.script("list", Do(asked.set, Hold(never)))
+    s3.script("list", Hold(never), count=None)
+    child = Child(s3, tmp_path / "dest")
+    assert asked.wait(20)
+    child.signal(signal.SIGINT)
+    code, summary, said = child.said()
+    never.set()
+    assert code == summary["exit_code"] == 130
+    assert "without waiting" not in said
+    assert not (tmp_path / "dest").exists()
 
 
 def with_honest_server(s3: ScriptedS3) -> None:

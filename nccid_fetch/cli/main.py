@@ -17,6 +17,9 @@ def main() -> None:
         print(f"nccid-fetch {__version__}")
         sys.exit()
     gc.set_threshold(COLLECT_AFTER_OBJECTS)
-    from .commands import run  # noqa: PLC0415 - typer takes longer to load than all else here.
+    from .signals import end_at_once, going_to  # noqa: PLC0415
 
-    run(arguments)
+    with going_to(end_at_once):
+        from .commands import run  # noqa: PLC0415 - typer takes longer to load than all else here.
+
+        run(arguments)

@@ -1,13 +1,22 @@
-"""Running a command's coroutine: event loop, signals, errors, exit codes."""
+"""Running a command's coroutine: threads, signals, errors, exit codes.
+
+The event loop has a thread of its own, and the main thread waits: for the end, or for a signal. So whatever a disk, another thread
+or the loop itself is doing, a signal is heard, and a run that cannot be brought to its end within seconds is left where it is.
+Nothing is lost by that: nothing has its name or is recorded before it is proved.
+"""
 
 import asyncio
 import gc
 import logging
 import os
 import resource
-import signal
+import sys
+import threading
 import traceback
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from signal import Signals
 from typing import Any
 
 import uvloop
@@ -15,24 +24,32 @@ import uvloop
 from nccid_fetch.errors import RunError
 
 from .output import note, print_error
+from .signals import end_at_once, going_to
 
+GRACE_SECONDS = 5.0
+"""How long a run may take to end in order. What sends SIGTERM sends SIGKILL soon after."""
 _DESCRIPTORS = 8192
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class InterruptedRunError(RunError):
-    """A signal ended the run: what was under way was dropped, what was verified is in place and recorded."""
+    """A signal ended the run: what was under way was dropped, what was verified is in place and recorded.
 
-    def __init__(self, number: int) -> None:
+    Attributes:
+        is_left: The run did not end within its time and is still going on in its thread; see `report_failure`.
+    """
+
+    def __init__(self, number: int, *, is_left: bool = False) -> None:
+        late = f", without waiting for what did not end within {GRACE_SECONDS:g} seconds" if is_left else ""
         super().__init__(
-            f"stopped by {signal.Signals(number).name}; what was verified is in place",
+            f"stopped by {Signals(number).name}{late}; what was verified is in place",
             hint="run the same command again to go on",
         )
         self.exit_code = 128 + number
+        self.is_left = is_left
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
-    """Run a coroutine to its end on a fast event loop. The first signal ends it in order, the second at once.
+    """Run a coroutine to its end on a fast event loop. The first signal ends it in order, the second the process at once.
 
     Raises:
         InterruptedRunError: A signal came.
@@ -42,40 +59,67 @@ def run(main: Coroutine[Any, Any, None]) -> None:
     for library in ("botocore", "aiobotocore"):
         # What they warn of, with tracebacks and requests in it, comes back to us as errors and is said once, in our words.
         logging.getLogger(library).setLevel(logging.CRITICAL)
+    news: SimpleQueue[int | None] = SimpleQueue()  # Signals, and None when the run is over.
     gc.freeze()  # What was loaded stays to the end: no collection need look through it,
-    try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_with_signals(main))
-    except KeyboardInterrupt:
-        raise InterruptedRunError(signal.SIGINT) from None
-    finally:
-        gc.freeze()  # nor the last ones, of which Python makes several as it ends.
+    with going_to(news.put):
+        thread = _RunThread(main, at_end=lambda: news.put(None))
+        thread.start()
+        number = news.get()
+        if number is not None:
+            thread.cancel()
+            try:
+                second = news.get(timeout=GRACE_SECONDS)
+            except Empty:
+                raise InterruptedRunError(number, is_left=True) from None
+            if second is not None:
+                end_at_once(second)
+    thread.join()
+    gc.freeze()  # nor the last ones, of which Python makes several as it ends.
+    if number is not None:
+        raise InterruptedRunError(number) from thread.error
+    if thread.error is not None:
+        raise thread.error
 
 
-async def _with_signals(main: Coroutine[Any, Any, None]) -> None:
-    loop = asyncio.get_running_loop()
-    task = loop.create_task(main, name="main")
-    caught: list[int] = []
+class _RunThread(threading.Thread):
+    """Runs a coroutine.
 
-    def stop(number: int) -> None:
-        if caught:
-            os._exit(128 + number)
-        caught.append(number)
-        task.cancel()
+    Attributes:
+        error: What it ended with, if not well.
 
-    heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # nohup ignores SIGHUP.
-    for number in heard:
-        loop.add_signal_handler(number, stop, number)
-    try:
-        await task
-    except asyncio.CancelledError:
-        if not caught:
-            raise
-    finally:
-        for number in heard:
-            loop.remove_signal_handler(number)
-    if caught:
-        raise InterruptedRunError(caught[0])
+    Args:
+        main: The coroutine.
+        at_end: Called when it is over, in this thread.
+    """
+
+    def __init__(self, main: Coroutine[Any, Any, None], at_end: Callable[[], None]) -> None:
+        super().__init__(name="run", daemon=True)  # The process may end without it.
+        self.error: BaseException | None = None
+        self._main = main
+        self._at_end = at_end
+        self._begun: SimpleQueue[tuple[asyncio.AbstractEventLoop, asyncio.Task[None]]] = SimpleQueue()
+
+    def run(self) -> None:
+        """Run it to its end."""
+        try:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(self._run())
+        except BaseException as error:  # noqa: BLE001 - raised again in the main thread.
+            self.error = error
+        finally:
+            self._at_end()
+
+    def cancel(self) -> None:
+        """End it in order, from another thread, once it has begun."""
+        with suppress(RuntimeError, Empty):  # It is over already, or something hangs before it.
+            loop, task = self._begun.get(timeout=GRACE_SECONDS)
+            loop.call_soon_threadsafe(task.cancel)
+
+    async def _run(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._begun.put((asyncio.get_running_loop(), task))
+        await self._main
 
 
 def _raise_descriptor_limit() -> None:
@@ -87,12 +131,15 @@ def _raise_descriptor_limit() -> None:
 
 
 def report_failure(error: Exception, *, debug: bool) -> int:
-    """Say what went wrong; return the exit code."""
+    """Say what went wrong; return the exit code. Ends the process where a run was left that would hold up its end."""
     if debug:
         for line in "".join(traceback.format_exception(error)).splitlines():
             note(line)
     if isinstance(error, RunError):
         print_error(error)
+        if isinstance(error, InterruptedRunError) and error.is_left:
+            sys.stdout.flush()
+            os._exit(error.exit_code)
         return error.exit_code
     note(f"error: this is a defect of nccid-fetch: {type(error).__name__}: {error}")
     note("hint: run it with --debug and report what it prints; what was verified is in place")
