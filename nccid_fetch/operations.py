@@ -63,12 +63,14 @@ async def fetch(
     """
     room = Room(report)
     try:
-        await _fetch(source, settings, room, command, plan_file)
+        await _fetch(source, settings, room, command, plan_file, clock=clock)
     except DestinationFullError as error:
         raise room.told(error) from error
 
 
-async def _fetch(source: Source, settings: Settings, report: Room, command: str, plan_file: Path | None) -> None:
+async def _fetch(
+    source: Source, settings: Settings, report: Room, command: str, plan_file: Path | None, *, clock: Clock
+) -> None:
     """Do what `fetch` does, but for the last word on a disk that is full."""
     check_dest(settings.dest)
     asked = settings.parts if plan_file is None else parts_of_plan(plan_file, source)

@@ -6,16 +6,16 @@ reach without a gap. When a range fails, what reaches so far is kept, and the ne
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import Awaitable
 from typing import TypeVar
 
 from .disk import Disk
 from .errors import ObjectError, Reason, ShortBodyError, TransientError
 from .events import Received, Report
-from .model import Chunk, RemoteObject
+from .model import RemoteObject
 from .slots import Slots
 from .staging import StagedFile
-from .store.protocol import SLOW_BYTES_PER_SECOND, SLOW_SECONDS, WHOLE_BYTES_MAX, Body, Reader
+from .store.protocol import Body, Reader
 
 T = TypeVar("T")
 
@@ -101,8 +101,7 @@ class _Ranges:
         remote, staged = self._remote, self._staged
         async with self._reader.get(remote, start, stop) as body:
             check_body(body, remote, stop - start)
-            chunks = body.chunks()
-            while (chunk := await next_chunk(chunks, stop - start)) is not None:
+            async for chunk in body.chunks():
                 offset, start = start, start + len(chunk)
                 if start > stop:
                     raise ShortBodyError(f"the server sent more than the {stop - offset} bytes that were asked for")
@@ -133,19 +132,6 @@ def check_body(body: Body, remote: RemoteObject, length: int) -> None:
         raise ShortBodyError(
             f"the server promised {remote.size - length + body.length} bytes, and listed {remote.size}"
         )
-
-
-async def next_chunk(chunks: AsyncIterator[Chunk], wanted: int) -> Chunk | None:
-    """Return the next chunk of a body of which so many bytes are wanted, or None at its end.
-
-    Raises:
-        TransientError: It trickles: no stall, for a byte comes now and then, and yet no end in sight.
-    """
-    try:
-        async with asyncio.timeout(SLOW_SECONDS + min(wanted, WHOLE_BYTES_MAX) / SLOW_BYTES_PER_SECOND):
-            return await anext(chunks, None)
-    except TimeoutError:
-        raise TransientError(f"the body came at less than {SLOW_BYTES_PER_SECOND} bytes a second") from None
 
 
 def _first(group: BaseExceptionGroup) -> BaseException:

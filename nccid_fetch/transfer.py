@@ -32,7 +32,7 @@ from .events import Received, Report, Retrying
 from .keys import path_of
 from .model import Check, RemoteObject, VerifiedBy, Why
 from .proof import prove
-from .ranges import RANGED_BYTES_MIN, check_body, next_chunk, receive_ranges
+from .ranges import RANGED_BYTES_MIN, check_body, receive_ranges
 from .retry import Patience
 from .settings import Settings, Verify
 from .slots import Slots
@@ -139,9 +139,7 @@ class _Transfer:
         async with reader.get(remote, start) as body:
             check_body(body, remote, remote.size - start)
             self.facts = body.facts
-            chunks = body.chunks()
-            left = remote.size - staged.size
-            while (chunk := await (anext(chunks, None) if body.is_there else next_chunk(chunks, left))) is not None:
+            async for chunk in body.chunks():
                 received = len(chunk)
                 if staged.size + received > remote.size:
                     raise ShortBodyError(f"the server sent more than the {remote.size} bytes it listed")

@@ -18,9 +18,9 @@ LINES_MAX = 450
 RANKS = (
     (
         *("warehouse", "errors", "adaptive", "clock", "digests", "slots", "disk", "filesystem", "reserve"),
-        *("cli", "demo.clinical", "store", "store.reactor", "store.signing", "cli.signals"),
+        *("cli", "cli.signals", "demo.clinical", "store", "store.pace", "store.signing"),
     ),
-    ("durability", "model", "keys", "retry", "settings", "sqlitefile", "demo"),
+    ("durability", "model", "keys", "retry", "settings", "sqlitefile", "demo", "store.reactor"),
     (
         *("decisions", "diagnosis", "events", "journal", "planfile", "shards", "staging", "walk"),
         *("store.answers", "store.protocol", "store.session", "demo.synthetic", "cli.options"),

@@ -64,7 +64,6 @@ class Lane:
     piece: int
     facts: Facts | None = None
     turn: asyncio.Future[None] | None = None
-    is_there: bool = False
 
     async def chunks(self) -> AsyncIterator[bytes]:
         for at in range(0, len(self.data), self.piece):
@@ -351,18 +350,6 @@ def test_after_a_failure_the_rest_is_appended_to_what_counts(*, hashed: bool) ->
         assert scene.staged.size == len(DATA)
 
     staging(Wire(DATA), play, hashed=hashed)
-
-
-def test_a_range_that_trickles_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its body may be open for a day: a byte now and then keeps every stall timer quiet."""
-    monkeypatch.setattr("nccid_fetch.ranges.SLOW_SECONDS", 0.05)
-    monkeypatch.setattr("nccid_fetch.ranges.SLOW_BYTES_PER_SECOND", 1e9)
-
-    async def play(scene: Scene) -> None:
-        with pytest.raises(TransientError, match="less than"):
-            await scene.task
-
-    staging(Wire(DATA), play)
 
 
 def test_a_disk_that_fails_is_the_disks_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -386,7 +386,7 @@ def test_a_request_that_cannot_be_expressed_fails_alone(s3: ScriptedS3, monkeypa
 
     async def scenario(reader: FastReader) -> bytes:
         one = next(reader._reactors)
-        odd = Exchange(s3.endpoint_url, ["x: \u201c"], seconds_max=10, whole=1, room=1, buffers=reader.buffers)
+        odd = Exchange(s3.endpoint_url, ["x: \u201c"], whole=1, room=1, buffers=reader.buffers)
         one.start(odd)
         while not odd.ended:
             await one.news(odd)

@@ -27,6 +27,7 @@ from nccid_fetch.store.reference import ReferenceReader
 from nccid_fetch.store.session import open_session
 from nccid_fetch.transfer import Tools
 
+from .catalogue import fault
 from .oracle import check_tree, fetch, files_of, md5_hex, records, remote_of, snapshot
 from .servers.scripted import (
     Action,
@@ -200,6 +201,7 @@ def test_a_connection_that_ends_without_an_answer_is_tried_again(
     assert bench.fetch(transport=transport) == DATA
 
 
+@fault(7)
 @BOTH
 def test_a_stall_ends_the_attempt_and_not_the_object(bench: Bench, s3: ScriptedS3, transport: Transport) -> None:
     s3.script("get", Stall(len(DATA) // 2))
@@ -207,16 +209,18 @@ def test_a_stall_ends_the_attempt_and_not_the_object(bench: Bench, s3: ScriptedS
     assert s3.gets() == 2
 
 
+@fault(8)
 @BOTH
+@pytest.mark.parametrize("body", [DATA, bytes(8 << 20)], ids=["small", "large"])
 def test_a_body_that_trickles_ends_the_attempt_and_not_the_object(
-    bench: Bench, s3: ScriptedS3, transport: Transport, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, s3: ScriptedS3, transport: Transport, body: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A byte now and then keeps every stall timer quiet: the rate is what ends it."""
-    for module in ("ranges", "store.fast"):
-        monkeypatch.setattr(f"nccid_fetch.{module}.SLOW_SECONDS", 0.2)
-        monkeypatch.setattr(f"nccid_fetch.{module}.SLOW_BYTES_PER_SECOND", 1e9)
+    s3.put(KEY, body)
+    monkeypatch.setattr("nccid_fetch.store.pace.SLOW_SECONDS", 0.2)
+    monkeypatch.setattr("nccid_fetch.store.pace.SLOW_BYTES_PER_SECOND", 1000)
     s3.script("get", Drip(1, every=0.05))
-    assert bench.fetch(transport=transport) == DATA
+    assert bench.fetch(transport=transport) == body
     assert s3.gets() == 2
 
 
@@ -321,7 +325,7 @@ def test_a_lie_told_for_ever_is_never_a_file(bench: Bench, s3: ScriptedS3, trans
 class Flood:
     """A reader whose answers promise one length and have another: what no HTTP client should let through."""
 
-    honours_ranges = is_there = False
+    honours_ranges = False
 
     remote: RemoteObject
     promised: int | None = None

@@ -19,7 +19,7 @@ import pycurl
 from ..disk import cores
 from ..errors import ObjectError, Reason, RefusedError, TransientError
 from ..model import Chunk, ETag, RemoteObject
-from .protocol import CHUNK_BYTES, SLOW_BYTES_PER_SECOND, SLOW_SECONDS, WHOLE_BYTES_MAX, Facts
+from .protocol import CHUNK_BYTES, WHOLE_BYTES_MAX, Facts
 from .reactor import Buffers, Exchange, Reactor
 from .session import CONNECT_TIMEOUT_SECONDS, Session
 from .signing import Signer
@@ -32,8 +32,6 @@ may, say, not accept a certificate that the AWS CLI accepts. Objects then go str
 _SUPPRESS_CONNECT_HEADERS = 265  # CURLOPT_..., which pycurl has no name for: a proxy's answer is not the object's.
 _REACTORS_MAX = 4
 _BUFFER_BYTES = 128 << 10
-_BODY_SECONDS_MAX = 86400.0
-"""A body that comes in chunks may take as long as chunks come."""
 
 
 class FastReader:
@@ -93,12 +91,10 @@ class FastReader:
         headers = extra if credentials is None else self._signer.headers(path, extra, credentials, time())
         headers["host"] = self._host  # As it was signed: libcurl leaves a port out that is the scheme's own.
         length = (remote.size if stop is None else stop) - start
-        is_whole = length <= WHOLE_BYTES_MAX
         return Exchange(
             self._origin + path,
             [f"{name}: {value}" for name, value in headers.items()],
-            seconds_max=SLOW_SECONDS + length / SLOW_BYTES_PER_SECOND if is_whole else _BODY_SECONDS_MAX,
-            whole=length if is_whole else -2,  # No length that an answer can have.
+            whole=length if length <= WHOLE_BYTES_MAX else -2,  # No length that an answer can have.
             room=CHUNK_BYTES,
             buffers=self.buffers,
         )
@@ -110,7 +106,6 @@ class _FastBody:
     etag: ETag
     length: int
     facts: Facts | None
-    is_there: bool
 
     def __init__(
         self, reader: FastReader, reactor: Reactor, remote: RemoteObject, start: int, stop: int | None
@@ -132,7 +127,6 @@ class _FastBody:
         self.etag = ETag.parse(exchange.headers.get("etag", ""))
         self.length = exchange.length
         self.facts = Facts.of(exchange.headers)
-        self.is_there = exchange.ended
         return self
 
     async def __aexit__(

@@ -16,9 +16,6 @@ WHOLE_BYTES_MAX = 1 << 20
 """A body up to this size comes as one chunk; a larger one in chunks of about CHUNK_BYTES."""
 CHUNK_BYTES = 512 << 10
 """Times the objects in flight, this is what a run holds in memory of its bodies."""
-SLOW_SECONDS = 60.0
-SLOW_BYTES_PER_SECOND = 1024
-"""A body that is slower than this for more than a minute is not worth waiting for."""
 _CHECKSUMS = ("crc64nvme", "crc32c", "crc32", "sha256", "sha1")
 
 
@@ -65,7 +62,6 @@ class Body(Protocol):
         etag: The version that is being sent.
         length: Bytes that this answer promises.
         facts: What its headers tell, if this reader shows them.
-        is_there: Whether all of the body has come already, so that nobody has to watch how fast it comes.
     """
 
     @property
@@ -74,14 +70,12 @@ class Body(Protocol):
     def length(self) -> int: ...  # noqa: D102
     @property
     def facts(self) -> Facts | None: ...  # noqa: D102
-    @property
-    def is_there(self) -> bool: ...  # noqa: D102
 
     def chunks(self) -> AsyncIterator[Chunk]:
         """Yield the bytes in order, each chunk until the next is asked for: its memory may then be used again.
 
         Raises:
-            TransientError: The body broke off or stalled.
+            TransientError: The body broke off, stalled, or trickled for a minute (`pace`).
         """
         ...
 

@@ -20,6 +20,9 @@ from typing import Any
 
 import pycurl
 
+from . import pace
+from .pace import Pace
+
 _IDLE_SECONDS = 60.0
 _LOOKS_PER_STALL = 8
 _STATUS = re.compile(rb"HTTP/[0-9.]+ ([0-9]{3})")
@@ -46,7 +49,6 @@ class Exchange:
     Args:
         url: The URL.
         headers: The request's headers, as they are sent.
-        seconds_max: How long all of it may take.
         whole: A body of exactly this length is handed over when all of it is there; any other by the chunk.
         room: Bytes of a chunk, at least; no more than one waits to be taken.
         buffers: Where memory for the body comes from.
@@ -59,36 +61,42 @@ class Exchange:
             "_buffers",
             "_filled",
             "_full",
+            "_handed_over",
             "_lines",
+            "_pace",
+            "_paused_at",
+            "_paused_seconds",
+            "_began",
             "_room",
             "_whole",
             "abandoned",
             "curl",
             "ended",
             "failure",
+            "headers",
+            "is_paused",
+            "is_whole",
         ),
-        *("headers", "is_paused", "is_whole", "length", "note", "request_headers", "seconds_max", "status"),
-        *("touched", "url"),
+        *("length", "note", "request_headers", "status", "touched", "url"),
     )
 
-    def __init__(
-        self, url: str, headers: Sequence[str], *, seconds_max: float, whole: int, room: int, buffers: "Buffers"
-    ) -> None:
-        self.url, self.request_headers, self.seconds_max = url, headers, seconds_max
+    def __init__(self, url: str, headers: Sequence[str], *, whole: int, room: int, buffers: "Buffers") -> None:
+        self.url, self.request_headers = url, headers
         self._room = self._full = room
         self.status, self.length = 0, -1
         self.headers: dict[str, str] = {}
         self.failure: str | None = None
         self.ended = self.abandoned = self.is_paused = self.is_whole = False
         self.curl: Any = None
-        self.touched = 0.0
+        self.touched = self._began = self._paused_at = self._paused_seconds = 0.0
+        self._pace = Pace()
         self.note: Callable[[Exchange], None] = lambda _: None
         self._whole = whole
         self._lines: list[bytes] = []
         self._body: deque[memoryview] = deque()
         self._buffers = buffers
         self._buffer: memoryview | None = None
-        self._filled = 0
+        self._filled = self._handed_over = 0
 
     @property
     def has_chunk(self) -> bool:
@@ -101,12 +109,23 @@ class Exchange:
 
     def begin(self, curl: Any, note: Callable[["Exchange"], None]) -> None:  # noqa: ANN401 - pycurl has no types.
         """Let a handle fill this exchange. This and what follows is for the reactor's thread."""
-        self.curl, self.note, self.touched = curl, note, monotonic()
+        self.curl, self.note = curl, note
+        self.touched = self._began = monotonic()
         curl.setopt(pycurl.URL, self.url)
         curl.setopt(pycurl.HTTPHEADER, self.request_headers)
-        curl.setopt(pycurl.TIMEOUT_MS, int(self.seconds_max * 1000))
         curl.setopt(pycurl.HEADERFUNCTION, self._on_header)
         curl.setopt(pycurl.WRITEFUNCTION, self._on_body)
+
+    def unpause(self, now: float) -> None:
+        """Let the sender go on; the time that it was held up is not its own."""
+        self.is_paused = False
+        self.touched = now
+        self._paused_seconds += now - self._paused_at
+
+    def trickles(self, now: float) -> bool:
+        """Take note of how much has come, and say whether that is too little."""
+        waited = (self._paused_at if self.is_paused else now) - self._began - self._paused_seconds
+        return self._pace.is_too_slow(waited, self._handed_over + self._filled)
 
     def end(self, failure: str | None) -> None:
         """Note that nothing more will come."""
@@ -140,7 +159,7 @@ class Exchange:
     def _on_body(self, data: bytes) -> int | None:
         """Take the next bytes. It is called for every 16 KiB, as TLS brings them, so each step in it counts."""
         if self._body:
-            self.is_paused = True
+            self.is_paused, self._paused_at = True, monotonic()
             return _PAUSE
         self.touched = monotonic()
         if self._buffer is None:
@@ -158,6 +177,7 @@ class Exchange:
     def _hand_over(self) -> None:
         if self._buffer is not None:
             self._body.append(self._buffer[: self._filled])
+            self._handed_over += self._filled
             self._buffer, self._filled = None, 0
 
 
@@ -332,14 +352,16 @@ class Reactor:
             self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
 
     def _end_stalled(self) -> None:
-        """Give up what stalls. A sender that is held up does not."""
+        """Give up what stalls or trickles. A sender that is held up does neither."""
         now = monotonic()
         if now < self._next_look:
             return
-        self._next_look = now + self._stall_seconds / _LOOKS_PER_STALL
+        self._next_look = now + min(self._stall_seconds, pace.SLOW_SECONDS) / _LOOKS_PER_STALL
         for curl, exchange in list(self._running.items()):
             if not exchange.is_paused and now - exchange.touched > self._stall_seconds:
                 self._end(curl, f"no byte came for {self._stall_seconds:g} seconds")
+            elif exchange.trickles(now):
+                self._end(curl, f"it came at less than {pace.SLOW_BYTES_PER_SECOND:g} bytes a second")
 
     def _harvest(self) -> None:
         """Note which transfers have ended, and hand the news over."""
@@ -366,8 +388,7 @@ class Reactor:
 
     def _unpause(self, exchange: Exchange) -> None:
         if exchange.is_paused:
-            exchange.is_paused = False
-            exchange.touched = monotonic()
+            exchange.unpause(monotonic())
             if exchange.curl is not None:
                 with suppress(pycurl.error):  # It has ended meanwhile, and is harvested like any other.
                     exchange.curl.pause(pycurl.PAUSE_CONT)

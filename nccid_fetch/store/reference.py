@@ -1,7 +1,8 @@
 """The reference reader, over aioboto3: every key, every header, and the last word on what went wrong."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from time import monotonic
 from typing import Any
 
 import aiohttp
@@ -17,7 +18,9 @@ from botocore.exceptions import (
 from ..errors import NccidFetchError, RangeIgnoredError, ShortBodyError, TransientError, UnreachableError
 from ..keys import printable
 from ..model import Chunk, ETag, RemoteObject
+from . import pace
 from .answers import object_error
+from .pace import Pace
 from .protocol import CHUNK_BYTES, WHOLE_BYTES_MAX, Body, Facts
 from .session import Session
 
@@ -118,22 +121,34 @@ class ReferenceReader:
 
 
 class _ReferenceBody:
-    is_there = False
-
-    def __init__(self, response: dict[str, Any], stream: Any, endpoint: str, *, whole: bool) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        response: dict[str, Any],
+        stream: Any,  # noqa: ANN401 - aiobotocore has no types.
+        endpoint: str,
+        *,
+        whole: bool,
+        now: Callable[[], float] = monotonic,
+    ) -> None:
         self.etag = ETag.parse(response.get("ETag", ""))
         self.length = int(response["ContentLength"])
         self.facts = Facts.of(response["ResponseMetadata"]["HTTPHeaders"])
         self._stream, self._endpoint = stream, endpoint
+        self._now, self._waited = now, 0.0
         self._wanted = self.length if whole else CHUNK_BYTES
 
     async def chunks(self) -> AsyncIterator[Chunk]:
         buffer = bytearray()
         received = 0
+        speed = Pace()
         try:
             # Not by iteration: aiobotocore's yields a kibibyte at a time, and each would be a hop to a thread.
-            while chunk := await self._stream.read(CHUNK_BYTES):
+            while chunk := await self._read():
                 received += len(chunk)
+                if speed.is_too_slow(self._waited, received):
+                    raise TransientError(
+                        f"{self._endpoint} sent a body at less than {pace.SLOW_BYTES_PER_SECOND:g} bytes a second"
+                    )
                 buffer += chunk
                 if len(buffer) >= self._wanted or received > self.length:
                     yield bytes(buffer)
@@ -142,6 +157,13 @@ class _ReferenceBody:
             raise TransientError(f"{self._endpoint} broke off after {received} bytes") from error
         if buffer:
             yield bytes(buffer)
+
+    async def _read(self) -> bytes:
+        """Return some bytes, none at the end; keep account of how long the network was waited for, and nothing else."""
+        began = self._now()
+        chunk: bytes = await self._stream.read(CHUNK_BYTES)
+        self._waited += self._now() - began
+        return chunk
 
 
 def _refused(error: ClientError, endpoint: str) -> NccidFetchError:
