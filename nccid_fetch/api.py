@@ -4,6 +4,7 @@ Each function has an `_async` twin. The plain ones work in a notebook too, whose
 """
 
 import asyncio
+import resource
 from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields
@@ -206,7 +207,8 @@ def _settings(options: PlanOptions | FetchOptions, dest: str | Path, parts: tupl
     for name in ("include", "exclude"):
         globs = chosen.get(name, ())
         chosen[name] = (globs,) if isinstance(globs, str) else tuple(globs)  # A text's letters are globs as well.
-    return Settings(dest=Path(dest), parts=parts, **chosen)
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)  # Raising it is up to whoever owns the process.
+    return Settings(dest=Path(dest), parts=parts, open_files=None if soft == resource.RLIM_INFINITY else soft, **chosen)
 
 
 def _summary(

@@ -37,6 +37,9 @@ class Ending:
 class Committer:
     """Puts batches in place and records them. `run` works until `close`; workers `put`.
 
+    Attributes:
+        ended: How many objects it has reported as ended.
+
     Args:
         group: The group that keys begin with.
         destination: Where files go.
@@ -61,6 +64,7 @@ class Committer:
         report: Report,
         durability: Durability = Durability.BATCH,
     ) -> None:
+        self.ended = 0
         self._group = group
         self._destination = destination
         self._journal = journal
@@ -142,6 +146,7 @@ class Committer:
         failed = [(o.remote.key, o.reason, o.message) for o in outcomes if isinstance(o, Failed)]
         await self._record(placed, failed)
         self._report(Committed(outcomes))
+        self.ended += len(outcomes)
         if self._destination.reserve.is_given_up and not self.full.done():
             error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             self.full.set_result(await self._disk.run(lambda: destination_error(error, self._destination.dest)))

@@ -31,10 +31,10 @@ def _call(function: Callable[[], T]) -> T:
     return function()
 
 
-def _outcome(function: Callable[[], T]) -> tuple[T | None, Exception | None]:
+def _outcome(function: Callable[[], T]) -> tuple[T | None, BaseException | None]:
     try:
         return function(), None
-    except Exception as error:  # noqa: BLE001 - handed to whoever waits for this one.
+    except BaseException as error:  # noqa: BLE001 - handed to whoever waits for this one.
         return None, error
 
 

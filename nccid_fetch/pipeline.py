@@ -26,8 +26,9 @@ from .errors import DestinationFullError, EndpointError, ListingDeniedError, Obj
 from .events import Adopted, Event, Failed, Fetched, LimitSet, ListingEnded, Report, Retrying
 from .keys import is_folder_marker
 from .listing import Stream
-from .model import Check, Decision, Fetch, PartState, Refuse
+from .model import Check, Decision, Fetch, PartState, Refuse, Skip
 from .planning import Planner
+from .tasks import loud
 from .transfer import Tools, check, fetch
 from .warehouse import part_of
 
@@ -75,6 +76,23 @@ class _Breaker:
                 )
 
 
+@dataclass(slots=True)
+class _Account:
+    """What was dealt out has to come to an end. A run that lost an object must not look like one that has them all."""
+
+    dealt: int = 0
+    passed_over: int = 0
+
+    def settle(self, ended: int) -> None:
+        """Compare with how many objects ended.
+
+        Raises:
+            RuntimeError: They are not as many: a defect of ours.
+        """
+        if ended + self.passed_over != self.dealt:
+            raise RuntimeError(f"{self.dealt} objects were dealt out, and {ended + self.passed_over} came to an end")
+
+
 class _Auto:
     """`--concurrency auto`: sets the limit of the slots by what workers see and retries say."""
 
@@ -95,7 +113,7 @@ class _Auto:
         self._tools.report(event)
 
     def _apply(self) -> None:
-        limit = self._adaptive.limit
+        limit = min(self._adaptive.limit, self._tools.settings.concurrency_max)
         if limit != self._tools.slots.limit:
             self._tools.slots.limit = limit
             self._tools.report(LimitSet(limit))
@@ -113,10 +131,11 @@ async def run(pages: Pages, planner: Planner, tools: Tools, committer: Committer
     Raises:
         RunError: The run cannot go on. A part whose listing breaks is reported as failed, and does not raise.
     """
-    committing = asyncio.create_task(committer.run(), name="committer")
+    committing = asyncio.create_task(loud(committer.run()), name="committer")
     causes: list[BaseException] = []
+    account = _Account()
     try:
-        await _flow(pages, planner, tools, committer, committing)
+        await _flow(pages, planner, tools, committer, committing=committing, account=account)
     except BaseExceptionGroup as group:
         causes.append(group)
         if isinstance(decisive(group), DestinationFullError):
@@ -132,6 +151,7 @@ async def run(pages: Pages, planner: Planner, tools: Tools, committer: Committer
     if causes:
         whole = BaseExceptionGroup("the run ended", causes)
         raise decisive(whole) from whole
+    account.settle(committer.ended)
 
 
 async def _ended(task: "asyncio.Task[None]") -> None:
@@ -148,7 +168,13 @@ async def _ended(task: "asyncio.Task[None]") -> None:
 
 
 async def _flow(
-    pages: Pages, planner: Planner, tools: Tools, committer: Committer, committing: "asyncio.Task[None]"
+    pages: Pages,
+    planner: Planner,
+    tools: Tools,
+    committer: Committer,
+    *,
+    committing: "asyncio.Task[None]",
+    account: _Account,
 ) -> None:
     """Let listings, workers and committer work, until all is dealt with or one of them fails."""
     queue: asyncio.Queue[Decision | None] = asyncio.Queue(QUEUE_OBJECTS)
@@ -160,6 +186,7 @@ async def _flow(
 
     async def deal(decisions: Sequence[Decision]) -> bool:
         for decision in decisions:
+            account.dealt += not isinstance(decision, Skip)
             match decision:
                 case Fetch() | Check():
                     await queue.put(decision)  # Waits while the workers are behind: this is the back-pressure.
@@ -171,10 +198,11 @@ async def _flow(
         watch = group.create_task(_watch(committer, committing), name="watch")
         async with asyncio.TaskGroup() as workers:
             for number in range(tools.settings.concurrency_max):
-                workers.create_task(_work(queue, breaker, tools, committer, auto), name=f"worker-{number}")
+                work = _work(queue, breaker, tools, committer, account=account, auto=auto)
+                workers.create_task(loud(work), name=f"worker-{number}")
             async with asyncio.TaskGroup() as producers:
                 for parts, streams in pages.items():
-                    producers.create_task(_produce(parts, streams, planner, deal), name=f"listing-{parts}")
+                    producers.create_task(loud(_produce(parts, streams, planner, deal)), name=f"listing-{parts}")
             for _ in range(tools.settings.concurrency_max):
                 await queue.put(None)
         watch.cancel()
@@ -189,7 +217,7 @@ async def plan_all(pages: Pages, planner: Planner) -> None:
     try:
         async with asyncio.TaskGroup() as producers:
             for parts, streams in pages.items():
-                producers.create_task(_produce(parts, streams, planner, leave), name=f"listing-{parts}")
+                producers.create_task(loud(_produce(parts, streams, planner, leave)), name=f"listing-{parts}")
     except BaseExceptionGroup as group:
         raise decisive(group) from group
 
@@ -234,7 +262,7 @@ async def _produce(
 
     async with aclosing(streams), asyncio.TaskGroup() as group:
         async for stream in streams:
-            group.create_task(produce(stream), name=f"listing-{parts}")
+            group.create_task(loud(produce(stream)), name=f"listing-{parts}")
     if given_up:
         return
     denied = any(isinstance(error, ListingDeniedError) for error in breaks)
@@ -254,6 +282,8 @@ async def _work(
     breaker: _Breaker,
     tools: Tools,
     committer: Committer,
+    *,
+    account: _Account,
     auto: _Auto | None,
 ) -> None:
     """Do what is queued, one object after another, until the end mark."""
@@ -264,6 +294,7 @@ async def _work(
         began = tools.clock.now()
         try:
             if part in breaker.given_up:
+                account.passed_over += 1
                 continue
             ending = await _carry_out(decision, tools)
         except ObjectError as error:

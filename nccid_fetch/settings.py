@@ -15,6 +15,10 @@ from .adaptive import LIMIT_MAX
 from .errors import UsageError
 
 CONCURRENCY_MAX = 1024
+OPEN_FILES_PER_OBJECT = 3
+"""Its staged file, its connection, and one that another reader keeps open for the next."""
+OPEN_FILES_BESIDE = 48
+"""The journal, folders, connections for listings, pipes of the event loop and of the reactors."""
 Concurrency = int | Literal["auto"]
 """A number, or as many as prove to be worth it."""
 
@@ -131,6 +135,7 @@ class Settings:
         stall_seconds: An attempt ends when no byte came for so long.
         strict: A denied part ends the run with 4.
         require_verified: Objects known by size alone end the run with 3.
+        open_files: How many files this process may have open; fewer objects are in flight where that allows no more.
         group_readable: Files 0640 and folders 0750 instead of 0600 and 0700.
     """
 
@@ -147,6 +152,7 @@ class Settings:
     stall_seconds: float = 30.0
     strict: bool = False
     require_verified: bool = False
+    open_files: int | None = None
     group_readable: bool = False
 
     def __post_init__(self) -> None:
@@ -167,7 +173,10 @@ class Settings:
     @property
     def concurrency_max(self) -> int:
         """Objects in flight, at most."""
-        return LIMIT_MAX if self.concurrency == "auto" else self.concurrency
+        wanted = LIMIT_MAX if self.concurrency == "auto" else self.concurrency
+        if self.open_files is None:
+            return wanted
+        return max(1, min(wanted, (self.open_files - OPEN_FILES_BESIDE) // OPEN_FILES_PER_OBJECT))
 
     @property
     def file_mode(self) -> int:

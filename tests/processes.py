@@ -43,6 +43,7 @@ class Child:
         fate: Where it kills itself, or hangs; see `victim`.
         batch: Objects to a commit.
         settings: Its environment; see `environment`.
+        open_files: How many files it may have open.
     """
 
     def __init__(
@@ -53,9 +54,12 @@ class Child:
         fate: str = "-",
         batch: int = BATCH,
         settings: dict[str, str] | None = None,
+        open_files: int | None = None,
     ) -> None:
+        limit = [] if open_files is None else ["/bin/sh", "-c", f'ulimit -n {open_files}; exec "$@"', "limited"]
         self.process = subprocess.Popen(
             [
+                *limit,
                 *(sys.executable, "-m", "tests.victim", str(batch), fate),
                 *("all", "--dest", str(dest), "--endpoint-url", s3.endpoint_url),
                 *("--format", "json", "--concurrency", "8", *options),

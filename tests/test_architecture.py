@@ -17,7 +17,7 @@ LINES_MAX = 450
 # `nccid_fetch` itself is the door: it names what is public, loads it when it is asked for, and has no rank.
 RANKS = (
     (
-        *("warehouse", "errors", "adaptive", "clock", "digests", "slots", "disk", "filesystem", "reserve"),
+        *("warehouse", "errors", "adaptive", "clock", "digests", "slots", "disk", "filesystem", "reserve", "tasks"),
         *("cli", "cli.signals", "demo.clinical", "store", "store.pace", "store.signing"),
     ),
     ("durability", "model", "keys", "retry", "settings", "sqlitefile", "demo", "store.reactor"),

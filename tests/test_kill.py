@@ -161,6 +161,19 @@ def test_a_signal_ends_a_run_that_still_asks_what_there_is(s3: ScriptedS3, tmp_p
     assert not (tmp_path / "dest").exists()
 
 
+@fault(97)
+@pytest.mark.parametrize("transport", ["auto", "aioboto3"])
+def test_with_few_open_files_fewer_objects_are_in_flight_and_all_arrive(
+    s3: ScriptedS3, tmp_path: Path, transport: str
+) -> None:
+    dest = tmp_path / "dest"
+    child = Child(s3, dest, "--concurrency", "64", "--transport", transport, open_files=64)
+    code, summary, said = child.said()
+    assert (code, summary["fetched"]["objects"]) == (0, OBJECTS)
+    assert "--concurrency 64 needs more open files than the 64 that are allowed here (ulimit -n): 5 objects" in said
+    assert check_tree(dest, snapshot(s3)) == set(snapshot(s3))
+
+
 def with_honest_server(s3: ScriptedS3) -> None:
     """Forget the script."""
     s3._script.clear()

@@ -16,18 +16,26 @@ from typing import Any
 import pytest
 
 from nccid_fetch import commit, operations, planfile, transfer
+from nccid_fetch.adaptive import AdaptiveLimit
+from nccid_fetch.commit import Committer, Ending
 from nccid_fetch.destination import Destination
 from nccid_fetch.digests import md5_of
 from nccid_fetch.disk import Disk
 from nccid_fetch.errors import DestinationError, EndpointError
 from nccid_fetch.events import Committed, Event, LimitSet, ListingEnded, PagePlanned, Received
 from nccid_fetch.journal import Journal
+from nccid_fetch.listing import ShardedListing
 from nccid_fetch.model import Fetch, PartState, RemoteObject, Why
 from nccid_fetch.pipeline import DENIED_MAX, EXHAUSTED_MAX, QUEUE_OBJECTS
 from nccid_fetch.planfile import write_decision, write_header
+from nccid_fetch.planning import Planner
 from nccid_fetch.settings import Settings, Source, Transport
-from nccid_fetch.store.pages import PAGE_KEYS
+from nccid_fetch.staging import StagedFile
+from nccid_fetch.store.pages import PAGE_KEYS, Lister
+from nccid_fetch.store.reactor import Reactor
+from nccid_fetch.store.signing import Signer
 
+from .catalogue import fault
 from .oracle import Version, check_tree, fetch, fetching, files_of, md5_hex, records, remote_of, snapshot
 from .servers.scripted import MODIFIED, Action, CorruptBody, Cut, Do, Drop, Hold, Page, ScriptedS3, Status
 
@@ -548,6 +556,61 @@ def test_a_worker_that_meets_a_defect_ends_the_run_loudly(
     with pytest.raises(ZeroDivisionError):
         fetch(s3, dest)
     assert set(records(dest)) == check_tree(dest, snapshot(s3))
+
+
+@fault(92)
+@pytest.mark.parametrize("error", [ZeroDivisionError, asyncio.CancelledError], ids=["defect", "cancellation"])
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (Planner, "plan"),
+        (AdaptiveLimit, "finished"),
+        (StagedFile, "append_and_seal"),
+        (Destination, "look"),
+        (Destination, "publish"),
+        (Journal, "records"),
+        (Journal, "commit"),
+        (Lister, "page"),
+        (ShardedListing, "streams"),
+        (Signer, "headers"),
+        (Reactor, "_harvest"),
+    ],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+def test_whatever_breaks_ends_the_run_loudly(
+    s3: ScriptedS3, dest: Path, monkeypatch: pytest.MonkeyPatch, *, owner: Any, name: str, error: type[BaseException]
+) -> None:
+    """A worker, the committer, who lists, a thread of the disk, the journal's, a reactor's: none can die in silence."""
+    stock(s3, 30)
+    broken: list[str] = []
+
+    def breaks(*_: Any, **__: Any) -> Any:
+        broken.append(name)
+        raise error
+
+    monkeypatch.setattr(owner, name, breaks)
+    with pytest.raises((error, RuntimeError)):
+        fetch(s3, dest, concurrency="auto")
+    assert broken
+    if dest.exists():
+        monkeypatch.undo()
+        check_tree(dest, snapshot(s3), killed=True)
+
+
+@fault(92, 93)
+def test_an_object_that_gets_lost_on_the_way_is_a_defect_and_no_success(
+    s3: ScriptedS3, dest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stock(s3, 30)
+    put = Committer.put
+
+    async def loses(self: Committer, ending: Ending) -> None:
+        if ending.outcome.remote.key != key_of(20):
+            await put(self, ending)
+
+    monkeypatch.setattr(Committer, "put", loses)
+    with pytest.raises(RuntimeError, match="30 objects were dealt out, and 29 came to an end"):
+        fetch(s3, dest)
 
 
 @pytest.mark.parametrize("batch", [5, 1000])

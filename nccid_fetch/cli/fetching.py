@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
@@ -30,7 +31,7 @@ from . import options
 from .display import shown
 from .options import Format
 from .output import note, note_outcome, print_json, print_summary, size_text
-from .runner import run
+from .runner import raise_descriptor_limit, run
 
 Work = Callable[[Report], Coroutine[Any, Any, None]]
 
@@ -50,10 +51,23 @@ def fetch(command: str, values: options.Values) -> None:
         plan(command, values)
         return
 
+    settings = _within_limits(settings, quiet=Format(values["format_"]) is Format.QUIET)
+
     async def work(report: Report) -> None:
         await operations.fetch(source, settings, report, command=command, plan_file=plan_file)
 
     _run(command, values, source, settings, work, planned=False)
+
+
+def _within_limits(settings: Settings, *, quiet: bool) -> Settings:
+    """Let no more objects be in flight than files may be open for, and say so where that is less than was asked for."""
+    limited = replace(settings, open_files=raise_descriptor_limit())
+    if limited.concurrency_max < settings.concurrency_max and settings.concurrency != "auto" and not quiet:
+        note(
+            f"note: --concurrency {settings.concurrency_max} needs more open files than the {limited.open_files} that are "
+            f"allowed here (ulimit -n): {limited.concurrency_max} objects at a time"
+        )
+    return limited
 
 
 def plan(command: str, values: options.Values) -> None:

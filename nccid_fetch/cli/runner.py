@@ -55,7 +55,6 @@ def run(main: Coroutine[Any, Any, None]) -> None:
         InterruptedRunError: A signal came.
         RunError: The run ended with an error.
     """
-    _raise_descriptor_limit()
     for library in ("botocore", "aiobotocore"):
         # What they warn of, with tracebacks and requests in it, comes back to us as errors and is said once, in our words.
         logging.getLogger(library).setLevel(logging.CRITICAL)
@@ -122,12 +121,14 @@ class _RunThread(threading.Thread):
         await self._main
 
 
-def _raise_descriptor_limit() -> None:
-    """Allow as many open files as the system lets us: every object in flight has a socket and a file."""
+def raise_descriptor_limit() -> int | None:
+    """Allow as many open files as the system lets us, and return how many that is; None for any number."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(_DESCRIPTORS, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        return wanted
+    return None if soft == resource.RLIM_INFINITY else soft
 
 
 def report_failure(error: Exception, *, debug: bool) -> int:
