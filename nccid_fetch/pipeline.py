@@ -131,7 +131,7 @@ async def run(pages: Pages, planner: Planner, tools: Tools, committer: Committer
     Raises:
         RunError: The run cannot go on. A part whose listing breaks is reported as failed, and does not raise.
     """
-    committing = asyncio.create_task(loud(committer.run()), name="committer")
+    committing = asyncio.create_task(loud(committer.run), name="committer")
     causes: list[BaseException] = []
     account = _Account()
     try:
@@ -198,11 +198,11 @@ async def _flow(
         watch = group.create_task(_watch(committer, committing), name="watch")
         async with asyncio.TaskGroup() as workers:
             for number in range(tools.settings.concurrency_max):
-                work = _work(queue, breaker, tools, committer, account=account, auto=auto)
-                workers.create_task(loud(work), name=f"worker-{number}")
+                work = loud(_work, queue, breaker, tools, committer, account=account, auto=auto)
+                workers.create_task(work, name=f"worker-{number}")
             async with asyncio.TaskGroup() as producers:
                 for parts, streams in pages.items():
-                    producers.create_task(loud(_produce(parts, streams, planner, deal)), name=f"listing-{parts}")
+                    producers.create_task(loud(_produce, parts, streams, planner, deal), name=f"listing-{parts}")
             for _ in range(tools.settings.concurrency_max):
                 await queue.put(None)
         watch.cancel()
@@ -217,7 +217,7 @@ async def plan_all(pages: Pages, planner: Planner) -> None:
     try:
         async with asyncio.TaskGroup() as producers:
             for parts, streams in pages.items():
-                producers.create_task(loud(_produce(parts, streams, planner, leave)), name=f"listing-{parts}")
+                producers.create_task(loud(_produce, parts, streams, planner, leave), name=f"listing-{parts}")
     except BaseExceptionGroup as group:
         raise decisive(group) from group
 
@@ -262,7 +262,7 @@ async def _produce(
 
     async with aclosing(streams), asyncio.TaskGroup() as group:
         async for stream in streams:
-            group.create_task(loud(produce(stream)), name=f"listing-{parts}")
+            group.create_task(loud(produce, stream), name=f"listing-{parts}")
     if given_up:
         return
     denied = any(isinstance(error, ListingDeniedError) for error in breaks)

@@ -71,7 +71,7 @@ class _Ranges:
         cancellations = task.cancelling()
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(loud(self._lane(group)))
+                group.create_task(loud(self._lane, group))
                 await self._take_in()
         except BaseExceptionGroup as group_error:
             if task.cancelling() > cancellations:  # A group that was ending already forgets it.
@@ -87,7 +87,7 @@ class _Ranges:
             while self._missing and self._lanes < RANGES_MAX and self._has_place():
                 self._lanes += 1
                 # A task that is cancelled before its first step runs no `finally` of its own.
-                group.create_task(loud(self._lane(group))).add_done_callback(self._leave)
+                group.create_task(loud(self._lane, group)).add_done_callback(self._leave)
             await self._bring(start, stop)
             self._landed[stop].set_result(None)
 

@@ -9,6 +9,8 @@ import pytest
 
 import nccid_fetch
 
+from .catalogue import fault
+
 PACKAGE = Path(nccid_fetch.__file__).parent
 LINES_MAX = 450
 
@@ -184,6 +186,15 @@ def test_nothing_ever_changes_the_bucket_or_asks_what_readers_may_not() -> None:
         ]
         found += [(module, word, line) for word, line in words if word in forbidden]
     assert not found
+
+
+@fault(98)
+def test_nothing_forks_after_there_are_threads() -> None:
+    """The demo's server is another program. A child of ours would have the locks of threads that it has not."""
+    forks = {"os.fork", "os.forkpty", "ProcessPoolExecutor", "concurrent.futures.ProcessPoolExecutor"}
+    for module in modules().keys() - below("demo"):
+        assert not others(module) & {"multiprocessing", "subprocess", "pty"}, module
+        assert not forks & {name for name, _ in names_in(module)}, module
 
 
 def test_requests_of_our_own_are_gets() -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from nccid_fetch import disk
 from nccid_fetch.disk import Disk
 
+from .catalogue import fault
 from .conftest import run
 
 
@@ -52,6 +53,7 @@ def test_results_and_errors_go_to_whom_they_belong(goes_well: list[bool]) -> Non
     on_disk(scene)
 
 
+@fault(90)
 def test_what_is_due_at_the_same_time_takes_one_hop(monkeypatch: pytest.MonkeyPatch) -> None:
     hops: list[None] = []
     once = Disk.run

@@ -333,7 +333,7 @@ def test_a_second_run_in_one_process_is_refused_and_does_not_break_the_lock_of_t
         assert journal.records(["training/ct/a"]) == {"training/ct/a": RECORD}
 
 
-@fault(107)
+@fault(88, 107)
 def test_what_a_killed_writer_committed_is_there_and_nothing_of_its_open_batch(dest: Path) -> None:
     code = f"""
 journal.commit([(f"training/ct/{{i}}", Record(i, ETag({str(MD5)!r}), 0, VerifiedBy.MD5)) for i in range(500)])

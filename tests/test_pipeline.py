@@ -165,6 +165,7 @@ def test_the_first_bytes_are_fetched_while_the_listing_still_goes_on(s3: Scripte
     assert run.tally.fetched.objects == len([key for key in keys if re.search(r"Covid\d+0/\d+7\.json", key)])
 
 
+@fault(49, 91)
 def test_what_is_planned_and_not_begun_is_bounded_whatever_the_size_of_the_bucket(
     s3: ScriptedS3, dest: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -328,6 +329,7 @@ def test_one_bad_object_does_not_stop_the_others(s3: ScriptedS3, dest: Path) -> 
     assert check_tree(dest, snapshot(s3)) == set(keys) - set(bad) == set(records(dest))
 
 
+@fault(94)
 def test_what_failed_is_tried_again_by_the_next_run(s3: ScriptedS3, dest: Path) -> None:
     keys = stock(s3, 10)
     s3.script("get", Status(500, "InternalError"), key=keys[0], count=3)  # The fast reader's, and two attempts.
@@ -595,6 +597,60 @@ def test_whatever_breaks_ends_the_run_loudly(
     if dest.exists():
         monkeypatch.undo()
         check_tree(dest, snapshot(s3), killed=True)
+
+
+@fault(89)
+def test_nothing_that_touches_the_disk_or_hashes_runs_in_the_event_loop(
+    s3: ScriptedS3, dest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = stock(s3, 30)
+    s3.put("training/ct/large.dcm", bytes(3 << 20))
+    s3.put("training/ct/huge.dcm", bytes(33 << 20))
+    here: set[str] = set()
+    elsewhere: set[str] = set()
+
+    def watched(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*arguments: Any, **options: Any) -> Any:
+            (here if threading.current_thread() is threading.main_thread() else elsewhere).add(name)
+            return call(*arguments, **options)
+
+        return wrapped
+
+    blocking: list[tuple[Any, tuple[str, ...]]] = [
+        (StagedFile, ("append", "append_and_seal", "write_at", "take_in", "cut", "seal", "discard")),
+        (Destination, ("look", "publish", "open_file", "adopt")),
+        (Journal, ("records", "commit")),
+        (transfer, ("md5_of",)),
+    ]
+    for owner, names in blocking:
+        for name in names:
+            monkeypatch.setattr(owner, name, watched(name, getattr(owner, name)))
+    s3.script("get", CorruptBody())
+    assert fetch(s3, dest).exit_code == 0
+    shutil.rmtree(dest / ".nccid-fetch")
+    assert fetch(s3, dest).tally.adopted.objects == len(keys) + 2
+    assert here == set()
+    assert elsewhere == {name for _, names in blocking for name in names}
+
+
+@fault(89)
+def test_objects_go_on_coming_while_a_batch_is_made_durable(
+    s3: ScriptedS3, dest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stock(s3, 60)
+    monkeypatch.setattr(commit, "BATCH_OBJECTS", 5)
+    publish = Destination.publish
+    came = threading.Event()
+    s3.script("get", Do(came.set), after=50)
+    waited: list[bool] = []
+
+    def slow(self: Destination, placements: Any) -> Any:
+        waited.append(came.wait(20))
+        return publish(self, placements)
+
+    monkeypatch.setattr(Destination, "publish", slow)
+    assert fetch(s3, dest).exit_code == 0
+    assert waited[0], "the first batch was in the way of the other objects"
 
 
 @fault(92, 93)

@@ -31,6 +31,7 @@ from nccid_fetch.store.reactor import Exchange, Reactor
 from nccid_fetch.store.session import open_session
 from nccid_fetch.store.signing import Signer
 
+from .catalogue import fault
 from .conftest import run
 from .servers.scripted import Exchange as Served
 from .servers.scripted import Hold, Redirect, ScriptedS3, Stall, _HangUp
@@ -137,6 +138,7 @@ def test_bodies_of_every_size_come_right_and_in_order_however_many_at_once(s3: S
         assert max(map(len, pieces), default=0) <= max(WHOLE, CHUNK + BUFFER)
 
 
+@fault(91)
 def test_a_reader_that_does_not_take_holds_the_sender_up(s3: ScriptedS3, monkeypatch: pytest.MonkeyPatch) -> None:
     """However much there is, no more waits than a chunk and a buffer; and what waited comes in order."""
     body = random.Random(2).randbytes(8 << 20)
@@ -199,6 +201,7 @@ def test_memory_that_somebody_may_still_look_at_is_not_used_again(s3: ScriptedS3
     talk(scenario, s3)
 
 
+@fault(99)
 def test_who_takes_slowly_does_not_stall(s3: ScriptedS3) -> None:
     s3.put(KEY, bytes(8 << 20))
 
@@ -219,6 +222,7 @@ def test_who_takes_slowly_does_not_stall(s3: ScriptedS3) -> None:
     assert talk(scenario, s3) == 8 << 20
 
 
+@fault(7)
 @pytest.mark.parametrize("stall", [Stall(0), Stall(20), Hold(threading.Event())], ids=["no body", "half", "no headers"])
 def test_a_stall_ends_that_exchange_alone(s3: ScriptedS3, stall: Any) -> None:
     s3.script("get", stall)
@@ -310,6 +314,7 @@ def test_what_is_given_up_leaves_nobody_waiting_and_harms_no_other(
         never.set()
 
 
+@fault(92)
 def test_a_reactor_that_dies_ends_everybody_who_waits(s3: ScriptedS3, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nccid_fetch.store.fast.cores", lambda: 2)
     never = threading.Event()

@@ -572,6 +572,7 @@ def test_a_server_error_is_an_attempt(bench: Bench, s3: ScriptedS3, transport: T
     assert [event.throttled for event in bench.retries] == [False, False]
 
 
+@fault(94)
 @BOTH
 def test_attempts_that_are_used_up_are_retries_exhausted(bench: Bench, s3: ScriptedS3, transport: Transport) -> None:
     s3.script("get", Status(500, "InternalError"), count=None)
