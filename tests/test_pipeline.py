@@ -959,6 +959,7 @@ def test_a_plan_whose_parts_alternate_is_carried_out_in_one_pass(s3: ScriptedS3,
     assert check_tree(dest, objects) == set(objects)
 
 
+@fault(93)
 def test_a_listing_denied_later_is_4_also_where_the_filter_hid_its_first_page(s3: ScriptedS3, dest: Path) -> None:
     s3.put("training/data/a", b"a")
     for number in range(1500):
@@ -1002,6 +1003,7 @@ def test_a_plan_with_a_key_of_no_part_is_refused(s3: ScriptedS3, dest: Path, tmp
     assert not dest.exists()
 
 
+@fault(100)
 def test_a_cancellation_during_the_last_commit_waits_for_it(
     s3: ScriptedS3, dest: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
