@@ -141,8 +141,8 @@ def test_a_signal_before_there_is_a_run_ends_the_process_at_once(s3: ScriptedS3,
     os.mkfifo(pipe)
     child = Child(s3, tmp_path / "dest", fate=f"options:1:{pipe}")
     with pipe.open("wb"):
-        child.signal(signal.SIGINT)
-        assert child.said() == (130, {}, "")
+        child.signal(signal.SIGTERM)
+        assert child.said() == (143, {}, "")
     assert s3.requests == []
 
 
