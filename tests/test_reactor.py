@@ -2,24 +2,15 @@
 
 import asyncio
 import hashlib
-import ipaddress
 import random
-import socket
-import ssl
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from datetime import UTC, datetime
+from typing import Any, TypeVar
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from nccid_fetch import warehouse
 from nccid_fetch.errors import NccidFetchError, RefusedError, TransientError
@@ -35,6 +26,7 @@ from .catalogue import fault
 from .conftest import run
 from .servers.scripted import Exchange as Served
 from .servers.scripted import Hold, Redirect, ScriptedS3, Stall, _HangUp
+from .servers.tls import Certificate, Relay, self_signed
 
 T = TypeVar("T")
 BUCKET = warehouse.BUCKET
@@ -568,111 +560,25 @@ def test_the_host_that_is_sent_is_the_one_that_was_signed(
 # --- Proxies and certificates ---------------------------------------------------------------------
 
 
-class Relay:
-    """Passes bytes on to a server: as it is, behind TLS, or as a proxy that knows CONNECT.
-
-    Args:
-        port: Where to. Of a proxy, whatever it is asked for.
-        tls: Speaks TLS to the client.
-        connect: What a proxy answers to CONNECT; None for no proxy.
-    """
-
-    def __init__(self, port: int, *, tls: ssl.SSLContext | None = None, connect: bytes | None = None) -> None:
-        self._port, self._tls, self._connect = port, tls, connect
-        self.heads: list[bytes] = []
-        self.connections = 0
-
-    def __enter__(self) -> Self:
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-
-    def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                self.connections += 1
-                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
-
-    def _opened(self, plain: socket.socket) -> socket.socket:
-        if self._tls is None:
-            return plain
-        return self._tls.wrap_socket(plain, server_side=True, do_handshake_on_connect=False)
-
-    def _serve(self, plain: socket.socket) -> None:
-        with suppress(OSError), plain, self._opened(plain) as client:  # Also where the client has gone already.
-            if isinstance(client, ssl.SSLSocket):
-                client.do_handshake()
-            if self._connect is not None:
-                head = b""
-                while not head.endswith(b"\r\n\r\n"):
-                    head += client.recv(1)
-                self.heads.append(head)
-                client.sendall(self._connect)
-                if b" 200 " not in self._connect:
-                    return
-            with socket.create_connection(("127.0.0.1", self._port)) as server:
-                back = threading.Thread(target=self._pass, args=(server, client), daemon=True)
-                back.start()
-                self._pass(client, server)
-                back.join(5)
-
-    @staticmethod
-    def _pass(one: socket.socket, other: socket.socket) -> None:
-        with suppress(OSError):
-            while data := one.recv(65536):
-                other.sendall(data)
-            other.shutdown(socket.SHUT_WR)
-
-
 def port_of(s3: ScriptedS3) -> int:
     return int(s3.endpoint_url.rpartition(":")[2])
 
 
 @pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ssl.SSLContext]:
-    """A certificate of 127.0.0.1 that nobody knows, and a server's context with it."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    folder = tmp_path_factory.mktemp("certificate")
-    public, private = folder / "public.pem", folder / "private.pem"
-    public.write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    private.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(public, private)
-    return public, context
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    return self_signed(tmp_path_factory.mktemp("certificate"))
 
 
 @pytest.fixture
-def tls(s3: ScriptedS3, certificate: tuple[Path, ssl.SSLContext]) -> Iterator[Relay]:
+def tls(s3: ScriptedS3, certificate: Certificate) -> Iterator[Relay]:
     """The scripted server behind TLS."""
-    with Relay(port_of(s3), tls=certificate[1]) as relay:
+    with Relay(port_of(s3), tls=certificate.context) as relay:
         yield relay
 
 
 @pytest.fixture
-def trusted(certificate: tuple[Path, ssl.SSLContext], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate[0]))
+def trusted(certificate: Certificate, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate.path))
 
 
 @pytest.mark.usefixtures("trusted")

@@ -2,8 +2,10 @@
 
 import hashlib
 import sys
+import traceback
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -23,6 +25,7 @@ from nccid_fetch.errors import (
     Reason,
     RedirectRefusedError,
     RefusedError,
+    RunError,
     ShortBodyError,
     ThrottledError,
     TransientError,
@@ -36,10 +39,24 @@ from nccid_fetch.store.fast import FastReader
 from nccid_fetch.store.pages import Lister
 from nccid_fetch.store.protocol import Facts, Reader
 from nccid_fetch.store.reference import ReferenceReader
-from nccid_fetch.store.session import Session, open_session
+from nccid_fetch.store.session import ERROR_BYTES_MAX, Session, open_session
 
+from .catalogue import fault
 from .conftest import run
-from .servers.scripted import Action, Body, Chunked, Cut, IgnoreRange, Operation, Redirect, ScriptedS3, Stall, Status
+from .servers.scripted import (
+    Action,
+    Answer,
+    Body,
+    Chunked,
+    Cut,
+    Exchange,
+    IgnoreRange,
+    Operation,
+    Redirect,
+    ScriptedS3,
+    Stall,
+    Status,
+)
 
 T = TypeVar("T")
 BUCKET = warehouse.BUCKET
@@ -175,6 +192,39 @@ def test_a_wrong_region_is_an_error_and_no_reason_to_ask_another_host(s3: Script
     with pytest.raises(EndpointError):
         got(ReferenceReader, s3)
     assert [(seen.method, seen.key) for seen in s3.requests] == [("GET", KEY)]
+
+
+@fault(121)
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"<Error><Code>AccessDenied</Code><Message>" + b"a" * ERROR_BYTES_MAX + b"</Message></Error>",
+        b'<!DOCTYPE a [<!ENTITY e "AccessDenied">]><Error><Code>&e;</Code></Error>',
+        "<!DOCTYPE a><Error><Code>AccessDenied</Code></Error>".encode("utf-16"),
+    ],
+    ids=["too long", "an entity", "a hidden declaration"],
+)
+def test_what_a_refusal_says_counts_only_if_s3_could_have_said_it(s3: ScriptedS3, body: bytes) -> None:
+    s3.script("get", Body(body, status=400))
+    with pytest.raises(TransientError, match=r"answered 400$"):
+        got(ReferenceReader, s3)
+
+
+@fault(5, 121)
+def test_a_refusal_without_end_is_not_read_to_its_end(s3: ScriptedS3) -> None:
+    s3.script("get", EndlessRefusal())
+    with pytest.raises(TransientError, match=r"answered 400$"):
+        got(ReferenceReader, s3)
+
+
+@dataclass(frozen=True)
+class EndlessRefusal:
+    """Goes on until the client hangs up."""
+
+    async def tell(self, exchange: Exchange) -> None:
+        await exchange.head(Answer(400, {}), {"transfer-encoding": "chunked"})
+        while True:
+            await exchange.write(b"10000\r\n" + bytes(0x10000) + b"\r\n")
 
 
 def test_a_head_that_is_refused_does_not_lead_to_a_head_of_the_bucket(s3: ScriptedS3) -> None:
@@ -587,6 +637,62 @@ def test_credentials_from_a_process_that_gives_none_are_an_access_error(
     profile(f"[default]\ncredential_process = {command}\n")
     with pytest.raises(AccessError, match="no usable AWS credentials"):
         talk(address)
+
+
+ROLE = """[default]
+role_arn = arn:aws:iam::000000000000:role/reader
+source_profile = base
+[profile base]
+aws_access_key_id = AKIACANARY
+aws_secret_access_key = canary/secret
+aws_session_token = canary-token
+"""
+
+
+@fault(16, 116)
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Redirect("http://localhost:1/", 307),
+        Status(
+            403, "SignatureDoesNotMatch", "The canonical string should have been: x-amz-security-token:canary-token"
+        ),
+    ],
+    ids=["a redirect", "what was sent, quoted"],
+)
+def test_whoever_gives_credentials_is_asked_as_strictly_and_not_quoted(
+    s3: ScriptedS3, other: ScriptedS3, profile: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, answer: Action
+) -> None:
+    if isinstance(answer, Redirect):
+        answer = Redirect(elsewhere(other), 307)
+    profile(ROLE)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_STS", s3.endpoint_url)
+    s3.script("list", answer, count=None)
+    with pytest.raises(AccessError) as caught:
+        talk(address)
+    assert {seen.headers["x-amz-security-token"] for seen in s3.requests} == {"canary-token"}
+    assert other.requests == []
+    assert "canary" not in "".join(traceback.format_exception(caught.value))
+
+
+@fault(116)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[default]\ncredential_process = {python} -c \"import sys; sys.exit('canary-secret')\"\n",
+        "[default]\ncredential_process = echo canary-secret\n",
+        "[default]\naws_access_key_id = A\naws_secret_access_key canary-secret\n",
+        "aws_secret_access_key = canary-secret\n",
+    ],
+    ids=["a program that complains", "a program that prints no JSON", "a line without =", "no section"],
+)
+def test_what_cannot_be_read_as_credentials_is_not_quoted_for_it_may_be_some(
+    profile: Callable[[str], None], text: str
+) -> None:
+    profile(text.replace("{python}", sys.executable))
+    with pytest.raises(RunError) as caught:
+        talk(address)
+    assert "canary" not in "".join(traceback.format_exception(caught.value))
 
 
 def test_a_session_of_sso_that_is_over_is_an_access_error(profile: Callable[[str], None]) -> None:

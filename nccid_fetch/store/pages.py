@@ -26,11 +26,11 @@ from botocore.exceptions import (
     SSLError,
 )
 
-from ..errors import ListingError, TransientError, UnreachableError
+from ..errors import ListingError, TransientError
 from ..keys import printable
 from ..model import ETag, RemoteObject
 from .answers import code_of, listing_error, region_of
-from .session import Session
+from .session import Session, unreachable
 
 PAGE_KEYS = 1000
 PAGE_BYTES_MAX = 16 << 20
@@ -117,7 +117,7 @@ class Lister:
             finally:
                 response.raw.release()
         except (EndpointConnectionError, ConnectTimeoutError, ProxyConnectionError, SSLError) as error:
-            raise UnreachableError(f"{endpoint} cannot be reached") from error
+            raise unreachable(error, endpoint) from error
         except BotoCoreError as error:
             raise TransientError(f"{endpoint} broke off a listing: {_last_line(error)}") from error
         return response.status_code, response.headers, body

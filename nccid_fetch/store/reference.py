@@ -15,14 +15,14 @@ from botocore.exceptions import (
     SSLError,
 )
 
-from ..errors import NccidFetchError, RangeIgnoredError, ShortBodyError, TransientError, UnreachableError
+from ..errors import NccidFetchError, RangeIgnoredError, ShortBodyError, TransientError
 from ..keys import printable
 from ..model import Chunk, ETag, RemoteObject
 from . import pace
 from .answers import object_error
 from .pace import Pace
 from .protocol import CHUNK_BYTES, WHOLE_BYTES_MAX, Body, Facts
-from .session import Session
+from .session import Session, unreachable
 
 
 class ReferenceReader:
@@ -112,9 +112,9 @@ class ReferenceReader:
                 Bucket=self._session.source.bucket, Key=remote.key, IfMatch=remote.etag.header, **options
             )
         except ClientError as error:
-            raise _refused(error, endpoint) from error
+            raise _refused(error, endpoint) from None  # It has the server's words, which may quote the request.
         except (EndpointConnectionError, ConnectTimeoutError, ProxyConnectionError, SSLError) as error:
-            raise UnreachableError(f"{endpoint} cannot be reached") from error
+            raise unreachable(error, endpoint) from error
         except (BotoCoreError, aiohttp.ClientError, TimeoutError) as error:
             raise TransientError(f"{endpoint} broke off: {printable(type(error).__name__)}") from error
         return response
@@ -171,7 +171,7 @@ def _refused(error: ClientError, endpoint: str) -> NccidFetchError:
     code = error.response.get("Error", {}).get("Code", "")
     return object_error(
         metadata.get("HTTPStatusCode", 0),
-        "" if code.isdigit() else code,  # An answer to HEAD has no body: botocore repeats the status.
+        "" if code.isdigit() else printable(code[:64]),  # An answer to HEAD has no body: botocore repeats the status.
         metadata.get("HTTPHeaders", {}),
         endpoint,
     )

@@ -15,30 +15,86 @@ import aioboto3
 import aiobotocore.session
 from aiobotocore.config import AioConfig
 from aiobotocore.httpsession import AIOHTTPSession
+from aiohttp import ClientConnectorCertificateError
 from botocore import UNSIGNED
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSPreparedRequest, AWSRequest
 from botocore.credentials import ReadOnlyCredentials
-from botocore.exceptions import BotoCoreError, ClientError, ConfigParseError, NoCredentialsError, ProfileNotFound
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConfigParseError,
+    CredentialRetrievalError,
+    NoCredentialsError,
+    ProfileNotFound,
+)
 from botocore.httpsession import get_cert_path
 from botocore.utils import get_environ_proxies
 
 from .. import warehouse
-from ..errors import AccessError, UsageError
+from ..errors import AccessError, UnreachableError, UsageError
 from ..keys import printable
 from ..settings import Source
 
 CONNECT_TIMEOUT_SECONDS = 10.0
+ERROR_BYTES_MAX = 64 << 10
+"""S3's error documents are below one KiB."""
 _CREDENTIAL_FAILURES = (BotoCoreError, ClientError, OSError, ValueError)
 """What comes of a provider's answer, of STS, of a `credential_process` that is not there, or prints no JSON."""
 
 
 class StrictSession(AIOHTTPSession):  # type: ignore[misc]
-    """aiobotocore's HTTP client, for which a redirect is an answer like any other, and no reason to ask elsewhere."""
+    """aiobotocore's HTTP client, but sure of whom it talks to, and with no more than it was asked for.
+
+    A redirect is an answer like any other, and no reason to ask elsewhere. A certificate is always verified, and is the
+    host's: aiobotocore leaves the host's name to a urllib3 that it does not use, verifies nothing behind a proxy, and
+    nothing either where the name of a CA bundle is empty. What an error says is read up to a bound.
+    """
+
+    def __init__(self, *, verify: str | bool | None = True, **options: Any) -> None:  # noqa: ANN401 - aiobotocore's.
+        super().__init__(verify=verify or True, **options)
+
+    def _get_ssl_context(self) -> ssl.SSLContext:
+        context: ssl.SSLContext = super()._get_ssl_context()
+        context.check_hostname = True
+        return context
+
+    def _create_connector(self, proxy_url: str | None) -> Any:  # noqa: ANN401, ARG002 - aiohttp's.
+        return super()._create_connector(None)  # As without a proxy; which one it is, each request says.
 
     async def _get_session(self, proxy_url: str | None) -> Any:  # noqa: ANN401 - stands in for aiohttp's.
         session = await super()._get_session(proxy_url)
         return _WithoutRedirects(session)
+
+    async def send(self, request: AWSPreparedRequest) -> Any:  # noqa: ANN401 - botocore has no types.
+        """Send a request. Of a refusal, which botocore would read to its end and parse, little is left."""
+        response = await super().send(request)
+        if request.stream_output and response.status_code >= 300:
+            response.raw = _Refusal(response.raw)
+        return response
+
+
+class _Refusal:
+    """An answer that is an error: as much of its body as an error document of S3's can have."""
+
+    def __init__(self, raw: Any) -> None:  # noqa: ANN401 - aiohttp's.
+        self._raw = raw
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - passes on what it is asked.
+        return getattr(self._raw, name)
+
+    async def read(self) -> bytes:
+        """Return the body, or nothing if it is none of S3's: then the status has to do."""
+        body = bytearray()
+        try:
+            async for chunk in self._raw.content.iter_any():
+                body += chunk
+                if len(body) > ERROR_BYTES_MAX:
+                    body.clear()
+                    break
+        finally:
+            self._raw.close()
+        return b"" if b"<!" in body or b"\0" in body else bytes(body)  # As in `pages`: entities can explode.
 
 
 class _WithoutRedirects:
@@ -49,6 +105,16 @@ class _WithoutRedirects:
 
     def request(self, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - passes on what it is given.
         return self._session.request(*arguments, **options, allow_redirects=False)
+
+
+class _StrictConfig(AioConfig):  # type: ignore[misc]
+    """A configuration with the strict client. Merged with another one, aiobotocore's would forget its client."""
+
+    def __init__(self, **options: Any) -> None:  # noqa: ANN401 - botocore has no types.
+        super().__init__(http_session_cls=StrictSession, **options)
+
+    def merge(self, other_config: Any) -> "_StrictConfig":  # noqa: ANN401 - botocore has no types.
+        return _StrictConfig(**self._user_provided_options | other_config._user_provided_options)  # noqa: SLF001
 
 
 class Session:
@@ -106,7 +172,7 @@ class Session:
         try:
             return await self._credentials.get_frozen_credentials()
         except _CREDENTIAL_FAILURES as error:
-            raise _no_credentials(error) from error
+            raise _no_credentials(error) from None
 
     async def sign(self, request: AWSRequest) -> AWSPreparedRequest:
         """Return a request signed for S3, or as it is when requests are not signed."""
@@ -114,6 +180,21 @@ class Session:
         if credentials is not None:
             S3SigV4Auth(credentials, "s3", self.region).add_auth(request)
         return request.prepare()
+
+
+def unreachable(error: BotoCoreError, endpoint: str) -> UnreachableError:
+    """Return what a connection that could not be made comes to. Nothing was sent over it.
+
+    A certificate that is not trusted may be a captive portal's, so that it is worth another attempt like any other.
+    """
+    cause = error.kwargs.get("error")
+    if isinstance(cause, ClientConnectorCertificateError):
+        why = printable(getattr(cause.certificate_error, "verify_message", "") or "it cannot be verified").rstrip(".")
+        return UnreachableError(
+            f"{endpoint} shows a certificate that is not trusted ({why}); if it is your own network's, AWS_CA_BUNDLE "
+            "names the file of those to trust"
+        )
+    return UnreachableError(f"{endpoint} cannot be reached")
 
 
 @asynccontextmanager
@@ -132,18 +213,20 @@ async def open_session(source: Source, *, connections: int, stall_seconds: float
     core = aiobotocore.session.AioSession()
     # boto3 reads AWS_DEFAULT_REGION alone; the AWS CLI v2, and our contract, know AWS_REGION as well.
     core.session_var_map["region"] = ("region", ["AWS_REGION", "AWS_DEFAULT_REGION"], None, None)
+    core.set_default_client_config(_StrictConfig())  # Also for those whom providers of credentials ask: STS, SSO.
     try:
         session = aioboto3.Session(botocore_session=core, profile_name=source.profile)
         region = source.region or session.region_name or warehouse.REGION
+        core.set_config_variable("region", region)  # STS and SSO have none of their own.
         credentials = None if source.no_sign_request else await _load_credentials(core)
     except ProfileNotFound as error:
         raise UsageError(str(error), hint="aws configure list-profiles shows the known ones") from error
     except BotoCoreError as error:
-        raise UsageError(f"AWS's configuration cannot be read: {error}", hint="check ~/.aws/config") from error
+        # Not with its cause, which quotes the line that it could not read.
+        raise UsageError(f"AWS's configuration cannot be read: {error}", hint="check ~/.aws/config") from None
     ca_bundle = core.get_config_variable("ca_bundle")
     _check_certificates(ca_bundle)
-    config = AioConfig(
-        http_session_cls=StrictSession,
+    config = _StrictConfig(
         signature_version=UNSIGNED if source.no_sign_request else "s3v4",
         retries={"total_max_attempts": 1},  # The retry loop is ours: it covers the body as well.
         connect_timeout=CONNECT_TIMEOUT_SECONDS,
@@ -236,14 +319,30 @@ async def _load_credentials(core: aiobotocore.session.AioSession) -> Any:  # noq
     except (ProfileNotFound, ConfigParseError):
         raise
     except _CREDENTIAL_FAILURES as error:
-        raise _no_credentials(error) from error
+        raise _no_credentials(error) from None
     if credentials is None:
         raise _no_credentials(NoCredentialsError())
     return credentials
 
 
 def _no_credentials(error: Exception) -> AccessError:
+    """Say why there are no credentials, without repeating what may hold some.
+
+    A program's complaint may have its output in it, and STS quotes a request that it does not accept, headers and all.
+    """
+    if isinstance(error, ClientError):
+        code = str(error.response.get("Error", {}).get("Code", "Unknown"))
+        why = f"{error.operation_name} was refused: {printable(code[:64])}"
+    elif isinstance(error, CredentialRetrievalError):
+        provider = error.kwargs["provider"]
+        why = (
+            "credential_process gave none; run its command by hand to see why"
+            if provider == "custom-process"
+            else f"{printable(str(provider))} gave none"
+        )
+    else:
+        why = printable(str(error))
     return AccessError(
-        f"no usable AWS credentials: {printable(str(error))}",
+        f"no usable AWS credentials: {why}",
         hint="choose a profile with --profile, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
     )
