@@ -396,6 +396,8 @@ def open_destination(settings: Settings) -> Iterator[Destination]:
                 os.fchmod(root_fd, settings.folder_mode)
             with Walk(root_fd, create_mode=0o700) as walk:
                 opened.append(os.dup(walk.enter((STATE_FOLDER,))))
+                with suppress(PermissionError):  # One that was copied here may be open to others.
+                    os.fchmod(opened[-1], 0o700)
                 opened.append(os.dup(walk.enter((STATE_FOLDER, "staged"))))
             destination = Destination(dest, settings, root_fd, opened[1], opened[2])
         except BlockedError as error:

@@ -82,10 +82,17 @@ def _path_of(key: str, group: str) -> tuple[str, ...]:
             raise UnsafeKeyError(f"it has a segment {segment!r}")
         if len(segment) * 4 > SEGMENT_BYTES_MAX and len(segment.encode()) > SEGMENT_BYTES_MAX:
             raise UnsafeKeyError(f"it has a segment of more than {SEGMENT_BYTES_MAX} bytes")
-    # On a file system that folds case or Unicode, .NCCID-FETCH is the state folder as well.
-    if fold(segments[0]) == STATE_FOLDER:
-        raise UnsafeKeyError("it would lie in the state folder")
+    _check_top(segments[0])
     return segments
+
+
+def _check_top(name: str) -> None:
+    """Refuse the top of a path that no part of NCCID's has. Where names fold, .NCCID-FETCH is the state folder too."""
+    folded = fold(name)
+    if folded == STATE_FOLDER:
+        raise UnsafeKeyError("it would lie in the state folder")
+    if folded.startswith("."):  # What programs keep in a home folder or a repository, and obey: .ssh, .git.
+        raise UnsafeKeyError("it would lie in a hidden folder")
 
 
 def fold(text: str) -> str:

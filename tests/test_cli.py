@@ -7,6 +7,7 @@ import pty
 import re
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import threading
@@ -24,6 +25,7 @@ from nccid_fetch.journal import Journal
 from nccid_fetch.store.pages import PAGE_KEYS
 from nccid_fetch.warehouse import BUCKET, PARTS
 
+from .catalogue import fault
 from .servers.scripted import Do, Drop, Hold, Page, Redirect, ScriptedS3, Status
 
 SCRIPT = Path(sys.executable).parent / "nccid-fetch"
@@ -235,6 +237,7 @@ def test_a_dest_that_is_a_file_is_2_and_the_file_stays(cli: Cli, s3: ScriptedS3,
     assert not s3.requests
 
 
+@fault(114)
 def test_the_root_of_the_file_system_is_no_dest(cli: Cli, s3: ScriptedS3, tmp_path: Path) -> None:
     root = tmp_path / "root"
     root.symlink_to("/")
@@ -654,6 +657,8 @@ def test_parts_without_objects_are_4_when_they_are_all_that_was_asked_for(cli: C
 # Hostile text and secrets.
 
 HOSTILE = [
+    "training/data/Covid1/\x1b]52;c;aGVsbG8=\x07.json",
+    "training/data/Covid1/zero\u200bwidth\u2066isolate\u2028line.json",
     "training/data/Covid1/\x1b[31mred\x07.json",
     "training/data/Covid1/line\nerror: forged.json",
     "training/data/Covid1/\x9b2J\x7f.json",
@@ -664,6 +669,7 @@ HOSTILE = [
 ]
 
 
+@fault(115)
 @pytest.mark.parametrize(
     "command",
     [
@@ -679,8 +685,9 @@ def test_no_key_can_speak_to_a_terminal(
     monkeypatch.chdir(tmp_path)
     for key in HOSTILE:
         s3.put(key, b"{}")
-    s3.script("get", Status(500, "InternalError"), key=HOSTILE[1])
-    s3.script("get", Status(404, "NoSuchKey"), key=HOSTILE[0], count=None)
+    s3.script("get", Status(500, "InternalError", "\x1b[2J\r\nerror: forged"), key=HOSTILE[3])
+    s3.script("get", Status(400, "\x1b[2J\nerror: forged"), key=HOSTILE[1])
+    s3.script("get", Status(404, "NoSuchKey"), key=HOSTILE[2], count=None)
     ended = cli(*command)
     assert ended.code in {0, 1}
     raw = {c for c in ended.out + ended.err if not c.isprintable()} - {"\n"}
@@ -688,6 +695,7 @@ def test_no_key_can_speak_to_a_terminal(
     assert not ended.errors
 
 
+@fault(115)
 def test_a_hostile_key_is_shown_escaped(cli: Cli, s3: ScriptedS3, dest: Path) -> None:
     for key in HOSTILE:
         s3.put(key, b"{}")
@@ -695,6 +703,7 @@ def test_a_hostile_key_is_shown_escaped(cli: Cli, s3: ScriptedS3, dest: Path) ->
     assert r"unsafe_key: training/data/../\x1b]0;refused\x07.json" in cli("all", "--dest", dest).out
 
 
+@fault(16, 116)
 @pytest.mark.parametrize(
     ("operation", "lie", "transport"),
     [
@@ -863,11 +872,62 @@ def test_a_plan_gets_its_name_only_when_it_is_whole(cli: Cli, s3: ScriptedS3, tm
     assert list(tmp_path.iterdir()) == [file]
 
 
+@fault(82, 118)
 def test_a_plan_holds_pseudonyms_and_is_for_its_owner_alone(cli: Cli, s3: ScriptedS3, tmp_path: Path) -> None:
     s3.put("training/ct/Covid0000/a", b"a")
     file = tmp_path / "plan.jsonl"
     assert cli("plan", "ct", "--dest", tmp_path / "dest", "--output", file).code == 0
     assert file.stat().st_mode & 0o777 == 0o600
+
+
+@fault(112, 118)
+@pytest.mark.parametrize("waiting", ["link", "open file"])
+def test_what_waits_under_the_name_of_an_unfinished_plan_is_neither_followed_nor_written_into(
+    cli: Cli, s3: ScriptedS3, tmp_path: Path, waiting: str
+) -> None:
+    """As in /tmp, where others may write as well."""
+    mine, file = tmp_path / "mine", tmp_path / "plan.jsonl"
+    mine.write_text("precious")
+    part = tmp_path / ".plan.jsonl.part"
+    if waiting == "link":
+        part.symlink_to(mine)
+    else:
+        part.touch()
+        part.chmod(0o666)
+    assert cli("plan", "ct", "--dest", tmp_path / "dest", "--output", file).code == 0
+    assert mine.read_text() == "precious"
+    assert file.lstat().st_mode == stat.S_IFREG | 0o600
+
+
+@fault(82, 118)
+@pytest.mark.parametrize(
+    ("mode", "options", "advice"),
+    [
+        (0o755, [], "chmod 700"),
+        (0o710, [], "chmod 700"),
+        (0o777, ["--group-readable"], "chmod 750"),
+        (0o750, ["--group-readable"], None),
+        (0o700, [], None),
+        (0o755, ["--format", "quiet"], None),
+    ],
+)
+def test_a_folder_that_lets_others_in_is_noted_once_with_what_to_type(
+    cli: Cli, s3: ScriptedS3, tmp_path: Path, *, mode: int, options: list[str], advice: str | None
+) -> None:
+    dest = tmp_path / "my data"
+    dest.mkdir()
+    dest.chmod(mode)
+    ended = cli("get", "ct", "--dest", dest, *options)
+    assert ended.code == 0
+    told = f"note: {dest} is open to other users (mode {mode:o}); to keep patients' data from them: {advice} '{dest}'"
+    assert [line for line in ended.err.splitlines() if "chmod" in line] == ([told] if advice else [])
+    assert dest.stat().st_mode & 0o777 == mode, "whose folder it is decides"
+
+
+@fault(82)
+def test_a_folder_of_our_own_making_is_not_noted(cli: Cli, s3: ScriptedS3, dest: Path) -> None:
+    for _ in range(2):
+        assert "chmod" not in cli("get", "ct", "--dest", dest).err
 
 
 def test_a_device_stays_one_and_a_full_one_is_9(cli: Cli, s3: ScriptedS3, tmp_path: Path) -> None:
@@ -897,6 +957,7 @@ def test_what_may_not_be_had_outranks_what_cannot_be_reached(cli: Cli, s3: Scrip
     assert {part: told["state"] for part, told in ended.json["parts"].items()} == {"ct": "stopped", "data": "denied"}
 
 
+@fault(116)
 def test_credentials_in_an_endpoint_are_refused_and_not_shown(cli: Cli, tmp_path: Path) -> None:
     ended = cli("all", "--dest", tmp_path / "dest", "--endpoint-url", "http://name:hunter2@127.0.0.1:1")
     assert ended.code == 2

@@ -447,6 +447,7 @@ def test_the_destination_itself_may_be_a_link(tmp_path: Path, dest: Path) -> Non
     assert (tmp_path / "disk").joinpath(*A).read_bytes() == NEW
 
 
+@fault(112)
 @pytest.mark.parametrize("depth", [1, 2])
 def test_what_would_pass_through_a_linked_folder_is_a_conflict(dest: Path, outside: Path, depth: int) -> None:
     link = dest.joinpath(*A[:depth])
@@ -460,6 +461,7 @@ def test_what_would_pass_through_a_linked_folder_is_a_conflict(dest: Path, outsi
     assert (dest / "mri" / "c.dcm").read_bytes() == NEW
 
 
+@fault(112)
 @pytest.mark.parametrize("target", ["precious", "missing", "Covid1", "."])
 @pytest.mark.parametrize("existing", Existing)
 def test_a_link_at_the_file_s_name_is_a_conflict_wherever_it_leads(
@@ -475,6 +477,7 @@ def test_a_link_at_the_file_s_name_is_a_conflict_wherever_it_leads(
     assert set_aside(dest) == {}
 
 
+@fault(112)
 @pytest.mark.parametrize("target", ["precious", "missing", "Covid1"])
 @pytest.mark.parametrize("place", [STATE_FOLDER, f"{STATE_FOLDER}/staged"])
 def test_a_state_folder_that_is_a_link_is_refused(dest: Path, outside: Path, place: str, target: str) -> None:
@@ -482,6 +485,14 @@ def test_a_state_folder_that_is_a_link_is_refused(dest: Path, outside: Path, pla
     (dest / place).symlink_to(outside / target)
     with pytest.raises(DestinationError, match=f"{place.rpartition('/')[2]} is a link or a file"), opened(dest):
         pass
+
+
+@fault(82, 118)
+def test_a_state_folder_that_was_copied_here_is_closed_to_others_again(dest: Path) -> None:
+    (dest / STATE_FOLDER).mkdir(parents=True)
+    (dest / STATE_FOLDER).chmod(0o755)
+    with opened(dest):
+        assert stat.S_IMODE((dest / STATE_FOLDER).stat().st_mode) == 0o700
 
 
 def test_a_state_folder_that_is_a_file_is_refused(dest: Path) -> None:
@@ -492,6 +503,7 @@ def test_a_state_folder_that_is_a_file_is_refused(dest: Path) -> None:
     assert refusal.value.hint
 
 
+@fault(112)
 @pytest.mark.parametrize("target", ["Covid1", "missing"])
 def test_with_a_linked_quarantine_the_file_stays_and_its_object_fails(dest: Path, outside: Path, target: str) -> None:
     file = write(dest.joinpath(*A))
@@ -517,6 +529,7 @@ def test_a_link_that_waits_for_the_probe_is_not_followed(
         pass
 
 
+@fault(112, 124)
 def test_a_folder_that_became_a_link_since_it_was_looked_at_is_a_conflict(dest: Path, outside: Path) -> None:
     with opened(dest) as destination:
         publish(destination, A)
@@ -526,6 +539,7 @@ def test_a_folder_that_became_a_link_since_it_was_looked_at_is_a_conflict(dest: 
         assert publish(destination, B) == [BLOCKED]
 
 
+@fault(112, 124)
 @pytest.mark.parametrize("target", ["precious", "missing"])
 def test_a_file_that_becomes_a_link_while_it_is_compared_is_a_conflict(
     dest: Path, outside: Path, monkeypatch: pytest.MonkeyPatch, target: str
@@ -545,6 +559,7 @@ def test_a_file_that_becomes_a_link_while_it_is_compared_is_a_conflict(
     assert file.is_symlink()
 
 
+@fault(112, 124)
 def test_a_link_that_appears_in_the_moment_of_the_rename_is_replaced_and_not_followed(
     dest: Path, outside: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -562,6 +577,7 @@ def test_a_link_that_appears_in_the_moment_of_the_rename_is_replaced_and_not_fol
     assert file.read_bytes() == NEW
 
 
+@fault(112, 124)
 def test_a_folder_that_becomes_a_link_in_the_moment_it_was_made_is_neither_entered_nor_given_a_mode(
     dest: Path, outside: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -603,6 +619,7 @@ def test_a_planted_link_among_staged_files_is_removed_and_not_followed(dest: Pat
         assert staged_names(dest) == []
 
 
+@fault(112, 124)
 @pytest.mark.parametrize("target", ["precious", "missing"])
 def test_a_link_that_waits_under_a_staged_file_s_name_is_not_followed(dest: Path, outside: Path, target: str) -> None:
     with opened(dest) as destination:
@@ -684,6 +701,7 @@ def test_of_a_and_a_b_in_two_batches_the_earlier_stays(
 # ---- Files that no record vouches for
 
 
+@fault(126)
 def test_a_file_that_appeared_is_set_aside_with_its_bytes_and_its_mtime(dest: Path) -> None:
     file = write(dest.joinpath(*A))
     os.utime(file, ns=(1, 1))
@@ -695,6 +713,7 @@ def test_a_file_that_appeared_is_set_aside_with_its_bytes_and_its_mtime(dest: Pa
     assert aside.stat().st_mtime_ns == 1
 
 
+@fault(126)
 def test_with_keep_a_file_that_appeared_is_a_conflict_and_stays(dest: Path) -> None:
     file = write(dest.joinpath(*A))
     with opened(dest, Existing.KEEP) as destination:
@@ -704,6 +723,7 @@ def test_with_keep_a_file_that_appeared_is_a_conflict_and_stays(dest: Path) -> N
     assert set_aside(dest) == {}
 
 
+@fault(126)
 def test_with_replace_a_file_that_appeared_is_overwritten(dest: Path) -> None:
     file = write(dest.joinpath(*A))
     with opened(dest, Existing.REPLACE) as destination:
@@ -722,6 +742,7 @@ def test_a_file_that_a_record_vouches_for_is_replaced_without_more_ado(dest: Pat
     assert set_aside(dest) == {}
 
 
+@fault(126)
 def test_a_recorded_file_that_changed_since_the_plan_is_set_aside_all_the_same(dest: Path) -> None:
     file = write(dest.joinpath(*A))
     with opened(dest) as destination:
@@ -1265,6 +1286,7 @@ def test_a_staged_file_is_never_one_that_was_there(dest: Path) -> None:
         assert (dest / STATE_FOLDER / "staged" / staged.name).read_bytes() == OLD
 
 
+@fault(124)
 def test_a_staged_file_is_private_from_its_first_byte(dest: Path) -> None:
     with with_umask(0), opened(dest) as destination:
         staged = destination.staging.new(hashed=True)

@@ -371,7 +371,7 @@ def test_after_a_run_exactly_one_file_remains(dest: Path) -> None:
     assert [path.name for path in (dest / STATE_FOLDER).iterdir()] == ["journal.sqlite"]
 
 
-@fault(82)
+@fault(82, 118)
 @pytest.mark.parametrize("umask", [0o000, 0o077, 0o777])
 def test_nobody_else_may_read_it_whatever_the_umask(dest: Path, umask: int) -> None:
     before = os.umask(umask)
@@ -752,6 +752,7 @@ def test_a_database_of_somebody_else_is_refused_and_not_touched(dest: Path) -> N
     assert rows_of(dest, "SELECT name FROM sqlite_schema") == [("folder",)]
 
 
+@fault(112)
 @pytest.mark.parametrize("target", ["missing", "present"])
 @pytest.mark.parametrize("name", ["journal.sqlite", "journal.sqlite-wal"])
 def test_no_link_in_the_place_of_its_files_is_followed(dest: Path, name: str, target: str) -> None:

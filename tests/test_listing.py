@@ -35,6 +35,7 @@ from nccid_fetch.store import pages
 from nccid_fetch.store.pages import Lister, parse_page
 from nccid_fetch.store.session import open_session
 
+from .catalogue import fault
 from .conftest import run
 from .servers.scripted import Action, Body, Cut, Do, Drop, Endless, Page, Redirect, ScriptedS3, Stall, Status
 
@@ -229,6 +230,7 @@ NONSENSE: dict[str, tuple[bytes, str]] = {
 }
 
 
+@fault(22, 121)
 @pytest.mark.parametrize(("body", "says"), NONSENSE.values(), ids=NONSENSE)
 def test_anything_but_a_whole_listing_of_the_prefix_is_an_error(body: bytes, says: str) -> None:
     with pytest.raises(ListingError, match=re.escape(says)):
@@ -241,6 +243,7 @@ def test_a_folder_outside_the_prefix_is_an_error() -> None:
         parsed(xml(folder), delimiter="/")
 
 
+@fault(115)
 def test_what_a_server_says_reaches_the_message_escaped() -> None:
     with pytest.raises(ListingError) as caught:
         parsed(xml(name="<Name>\u202ebucket\u009b2J</Name>"))
@@ -498,6 +501,7 @@ def test_empty_pages_are_passed_over_but_not_for_ever(empty: int) -> None:
             run(go())
 
 
+@fault(121)
 def test_an_answer_without_end_is_dropped_at_a_bound(s3: ScriptedS3, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pages, "PAGE_BYTES_MAX", 2 << 20)
     s3.script("list", Endless())
@@ -590,6 +594,7 @@ def test_a_right_that_ends_in_the_middle_of_a_listing_is_a_denial_and_not_an_end
         listed(s3)
 
 
+@fault(16)
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_a_redirect_is_refused_and_the_other_host_hears_nothing(s3: ScriptedS3, status: int) -> None:
     with ScriptedS3() as other:

@@ -138,6 +138,7 @@ def test_a_newer_time_under_the_same_etag_is_followed_and_not_fetched(s3: Script
     assert len(asked(s3)) == before
 
 
+@fault(126)
 def test_a_foreign_file_is_set_aside_and_never_lost(s3: ScriptedS3, dest: Path) -> None:
     (key,) = stock(s3, 1)
     fetch(s3, dest)
@@ -469,6 +470,7 @@ HOSTILE = [
 ]
 
 
+@fault(111)
 @pytest.mark.parametrize("transport", [Transport.FAST, Transport.AIOBOTO3])
 def test_hostile_keys_are_refused_by_name_and_the_rest_arrives(
     s3: ScriptedS3, dest: Path, transport: Transport
@@ -491,6 +493,7 @@ def test_hostile_keys_are_refused_by_name_and_the_rest_arrives(
     assert {f"get {key}" for key in HOSTILE}.isdisjoint(asked(s3))
 
 
+@fault(114)
 def test_nothing_named_like_the_state_folder_is_let_in(s3: ScriptedS3, dest: Path) -> None:
     stock(s3, 3)
     s3.put("training/.nccid-fetch/journal.sqlite", b"not yours")

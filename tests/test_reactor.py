@@ -483,6 +483,7 @@ def test_a_connection_that_the_server_closes_between_two_requests_is_made_anew(s
     assert talk(scenario, s3) == SMALL * 5
 
 
+@fault(16)
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 def test_no_redirect_is_followed_not_even_to_another_port_of_the_same_host(
@@ -602,6 +603,7 @@ def test_a_certificate_of_another_host_is_refused(tls: Relay, s3: ScriptedS3) ->
 TUNNEL = b'HTTP/1.1 200 Connection established\r\nETag: "proxy"\r\nX-Proxy: yes\r\n\r\n'
 
 
+@fault(27)
 @pytest.mark.usefixtures("trusted")
 @pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy"])
 def test_behind_a_proxy_the_answer_is_the_objects_and_the_credentials_stay_in_the_tunnel(
@@ -636,6 +638,7 @@ def test_what_a_proxy_refuses_was_not_refused_by_the_server(
     assert tls.connections == 0
 
 
+@fault(27)
 @pytest.mark.parametrize(
     ("no_proxy", "direct"),
     [("", False), ("127.0.0.1", True), ("*", True), ("elsewhere.example", False), ("127.0.0.0/8", False)],

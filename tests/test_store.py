@@ -1,5 +1,6 @@
 """The session and the two readers: whom they talk to, with what rights, and what they make of every answer."""
 
+import gzip
 import hashlib
 import sys
 import traceback
@@ -19,6 +20,7 @@ from nccid_fetch.errors import (
     AccessError,
     EndpointError,
     ListingDeniedError,
+    ListingError,
     NccidFetchError,
     ObjectError,
     RangeIgnoredError,
@@ -52,6 +54,7 @@ from .servers.scripted import (
     Exchange,
     IgnoreRange,
     Operation,
+    Page,
     Redirect,
     ScriptedS3,
     Stall,
@@ -131,6 +134,7 @@ def elsewhere(other: ScriptedS3) -> str:
     return f"http://localhost:{other.endpoint_url.rpartition(':')[2]}/{BUCKET}/{KEY}"
 
 
+@fault(16)
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_the_fast_reader_does_not_reach_the_host_that_a_redirect_names(
     s3: ScriptedS3, other: ScriptedS3, monkeypatch: pytest.MonkeyPatch, status: int
@@ -144,6 +148,7 @@ def test_the_fast_reader_does_not_reach_the_host_that_a_redirect_names(
     assert {seen.headers["x-amz-security-token"] for seen in s3.requests} == {"canary"}
 
 
+@fault(16, 17)
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 @pytest.mark.parametrize("operation", ["get", "facts", "part_sizes"])
 def test_the_reference_reader_refuses_every_redirect_even_to_the_same_host(
@@ -343,6 +348,29 @@ def test_an_error_document_that_comes_as_a_body_shows_by_its_length(s3: Scripted
     _, length, body = got(make, s3)
     assert (length, body) == (len(document), document)
     assert length != HERE.size
+
+
+@fault(21, 113, 122, 123)
+@both
+def test_a_body_is_the_bytes_that_were_sent_whatever_its_headers_say_of_it(s3: ScriptedS3, make: Make) -> None:
+    """Nothing is unpacked, so that nothing can explode; and no header says where a file goes or how it is to be."""
+    packed = gzip.compress(bytes(1 << 20))
+    headers = {
+        "Content-Encoding": "gzip",
+        "Content-Disposition": 'attachment; filename="../../.bashrc"',
+        "x-amz-meta-mode": "0777",
+        "x-amz-meta-symlink": "/etc/passwd",
+    }
+    s3.script("get", Body(packed, headers=headers))
+    assert got(make, s3)[1:] == (len(packed), packed)
+    assert "identity" in s3.requests[0].headers.get("accept-encoding", "identity")
+
+
+@fault(122)
+def test_a_listing_is_not_unpacked(s3: ScriptedS3) -> None:
+    s3.script("list", Page(gzip.compress(bytes(64 << 20), 1)))
+    with pytest.raises(ListingError):
+        talk(lambda session: Lister(session).page("training/"), s3)
 
 
 @both
@@ -781,6 +809,7 @@ def test_opening_a_session_asks_nothing_of_the_endpoint(s3: ScriptedS3) -> None:
     assert s3.requests == []
 
 
+@fault(119)
 @pytest.mark.parametrize("by", ["option", "AWS_ENDPOINT_URL"])
 def test_patients_data_do_not_travel_in_the_clear(monkeypatch: pytest.MonkeyPatch, by: str) -> None:
     url = "http://s3.example.org"
@@ -792,6 +821,7 @@ def test_patients_data_do_not_travel_in_the_clear(monkeypatch: pytest.MonkeyPatc
     assert talk(address, allow_http=True, **options)[0] == f"{url}/{BUCKET}"
 
 
+@fault(119)
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "[::1]", "localhost", "s3.localhost"])
 def test_on_this_machine_they_may(host: str) -> None:
     assert talk(address, endpoint_url=f"http://{host}:9000")[0] == f"http://{host}:9000/{BUCKET}"

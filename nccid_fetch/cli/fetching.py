@@ -1,6 +1,8 @@
 """`all`, `get` and `plan`: run, listen, sum up."""
 
 import os
+import shlex
+import stat
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -52,6 +54,8 @@ def fetch(command: str, values: options.Values) -> None:
         return
 
     settings = _within_limits(settings, quiet=Format(values["format_"]) is Format.QUIET)
+    if Format(values["format_"]) is not Format.QUIET:
+        _warn_if_open(settings)
 
     async def work(report: Report) -> None:
         await operations.fetch(source, settings, report, command=command, plan_file=plan_file)
@@ -68,6 +72,19 @@ def _within_limits(settings: Settings, *, quiet: bool) -> Settings:
             f"allowed here (ulimit -n): {limited.concurrency_max} objects at a time"
         )
     return limited
+
+
+def _warn_if_open(settings: Settings) -> None:
+    """Say so if a folder that is there lets in whom one of our own making would not."""
+    try:
+        mode = stat.S_IMODE(settings.dest.stat().st_mode)
+    except OSError:
+        return  # It is made with the right mode, or refused with a better reason.
+    if mode & 0o777 & ~settings.folder_mode:
+        note(
+            f"note: {settings.dest} is open to other users (mode {mode & 0o777:o}); to keep patients' data from them: "
+            f"chmod {settings.folder_mode:o} {shlex.quote(str(settings.dest))}"
+        )
 
 
 def plan(command: str, values: options.Values) -> None:
@@ -95,8 +112,12 @@ def _written_whole(path: Path) -> Iterator[TextIO]:
     """
     plain = not path.exists() or path.is_file()  # Not a pipe, and not /dev/null, which is to stay what it is.
     part = path.with_name(f".{path.name}.part") if plain else path
+    # Where others may write as well, such as in /tmp, a file that waits under this name would be theirs to read.
+    made = os.O_CREAT | os.O_EXCL if plain else os.O_TRUNC
     try:
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        if plain:
+            part.unlink(missing_ok=True)
+        descriptor = os.open(part, os.O_WRONLY | made | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise UsageError(f"--output {path} cannot be written: {error.strerror}", hint="name another file") from error
     try:

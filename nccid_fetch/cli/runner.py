@@ -7,7 +7,6 @@ Nothing is lost by that: nothing has its name or is recorded before it is proved
 
 import asyncio
 import gc
-import logging
 import os
 import resource
 import sys
@@ -23,6 +22,7 @@ import uvloop
 
 from nccid_fetch.errors import RunError
 
+from . import strays
 from .output import note, print_error
 from .signals import end_at_once, going_to
 
@@ -55,12 +55,9 @@ def run(main: Coroutine[Any, Any, None]) -> None:
         InterruptedRunError: A signal came.
         RunError: The run ended with an error.
     """
-    for library in ("botocore", "aiobotocore"):
-        # What they warn of, with tracebacks and requests in it, comes back to us as errors and is said once, in our words.
-        logging.getLogger(library).setLevel(logging.CRITICAL)
     news: SimpleQueue[int | None] = SimpleQueue()  # Signals, and None when the run is over.
     gc.freeze()  # What was loaded stays to the end: no collection need look through it,
-    with going_to(news.put):
+    with strays.caught(), going_to(news.put):
         thread = _RunThread(main, at_end=lambda: news.put(None))
         thread.start()
         number = news.get()
@@ -117,7 +114,9 @@ class _RunThread(threading.Thread):
     async def _run(self) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._begun.put((asyncio.get_running_loop(), task))
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(strays.on_loop_exception)
+        self._begun.put((loop, task))
         await self._main
 
 

@@ -25,6 +25,7 @@ from botocore.exceptions import (
     ClientError,
     ConfigParseError,
     CredentialRetrievalError,
+    HTTPClientError,
     NoCredentialsError,
     ProfileNotFound,
 )
@@ -248,6 +249,7 @@ async def open_session(source: Source, *, connections: int, stall_seconds: float
             ) from error
         source.check_endpoint(base_url)  # It may have come from AWS_ENDPOINT_URL or a profile.
         proxies = get_environ_proxies(base_url)
+        _check_proxies(proxies)
         http = await stack.enter_async_context(
             StrictSession(
                 verify=ca_bundle or True,
@@ -290,6 +292,21 @@ async def _locate(client: Any, bucket: str) -> str:  # noqa: ANN401 - aioboto3 h
     finally:
         client.meta.events.unregister("before-send.s3", stop)
     raise AssertionError("the request was sent")
+
+
+def _check_proxies(proxies: dict[str, str]) -> None:
+    """Refuse a proxy that is no URL now: each client would say so later, and show it with its password."""
+    for scheme, url in proxies.items():
+        try:
+            parts = urlsplit(url if "://" in url else f"http://{url}")
+            is_one = bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            is_one = False
+        if not is_one:
+            raise UsageError(
+                f"the proxy for {scheme} is not a URL",
+                hint="check HTTPS_PROXY and HTTP_PROXY, for example http://host:3128",
+            )
 
 
 def _check_certificates(path: str | None) -> None:
@@ -340,6 +357,8 @@ def _no_credentials(error: Exception) -> AccessError:
             if provider == "custom-process"
             else f"{printable(str(provider))} gave none"
         )
+    elif type(error) is HTTPClientError:
+        why = "whoever gives them cannot be asked; check the proxy"  # What it complains of may be the proxy's password.
     else:
         why = printable(str(error))
     return AccessError(
