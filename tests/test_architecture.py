@@ -210,6 +210,28 @@ def test_requests_of_our_own_are_gets() -> None:
     assert {method for _, method in methods} == {"GET"}
 
 
+@fault(25)
+def test_no_body_of_botocores_is_entered_for_that_would_pass_by_its_checks() -> None:
+    entered = [
+        ast.unparse(item.context_expr)
+        for module in below("store")
+        for node in ast.walk(modules()[module])
+        if isinstance(node, ast.With | ast.AsyncWith)
+        for item in node.items
+    ]
+    assert not [text for text in entered if "Body" in text or "stream" in text]
+
+
+@fault(120)
+def test_nobody_turns_verification_off() -> None:
+    off = {"CERT_NONE", "_create_unverified_context", "SSL_VERIFYPEER", "SSL_VERIFYHOST", "no_verify_ssl"}
+    named = [(module, name) for module in modules() for name, _ in names_in(module) if name.rpartition(".")[2] in off]
+    assert not named
+    keywords = [node for tree in modules().values() for node in ast.walk(tree) if isinstance(node, ast.keyword)]
+    falsehoods = [node for node in keywords if isinstance(node.value, ast.Constant) and node.value.value is False]
+    assert not [node for node in falsehoods if node.arg in {"verify", "ssl", "check_hostname"}]
+
+
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_no_file_is_longer_than_one_reads_at_a_sitting(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= LINES_MAX

@@ -13,10 +13,11 @@ from nccid_fetch.store.fast import FastReader
 from nccid_fetch.store.pages import Lister
 from nccid_fetch.store.reference import ReferenceReader
 from nccid_fetch.store.session import Session, open_session
+from nccid_fetch.warehouse import BUCKET
 
 from .catalogue import fault
 from .conftest import run
-from .servers.scripted import ScriptedS3
+from .servers.scripted import Operation, Redirect, ScriptedS3
 from .servers.tls import Certificate, Relay, self_signed
 
 KEY = "training/ct/a.dcm"
@@ -111,3 +112,20 @@ def test_a_certificate_of_aws_ca_bundle_is_trusted_for_its_own_host_alone(
     with pytest.raises(NccidFetchError, match=r"certificate|host name"):
         asked(way, tls.port, host="localhost")
     assert len(s3.requests) == before
+
+
+@fault(17)
+@every_way
+def test_a_redirect_from_https_to_http_is_not_followed(
+    tls: Relay, s3: ScriptedS3, monkeypatch: pytest.MonkeyPatch, certificate: Certificate, way: Way
+) -> None:
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate.path))
+    with ScriptedS3() as other:
+        other.put(KEY, DATA)
+        operations: tuple[Operation, ...] = ("get", "list")
+        for operation in operations:
+            s3.script(operation, Redirect(f"{other.endpoint_url}/{BUCKET}/{KEY}", 307), count=None)
+        with pytest.raises(NccidFetchError):
+            asked(way, tls.port)
+        assert other.requests == []
+    assert len(s3.requests) == 1
