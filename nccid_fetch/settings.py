@@ -96,6 +96,11 @@ class Source:
             raise UsageError(
                 f"--bucket {self.bucket!r} is not a bucket's name", hint="give the name alone, without s3:// or a path"
             )
+        if self.bucket.endswith("--x-s3"):
+            raise UsageError(
+                f"{self.bucket} is a directory bucket, whose listings have no order and whose ETags are no digests",
+                hint="name a general-purpose bucket",
+            )
         if self.endpoint_url is not None:
             self.check_endpoint(self.endpoint_url)
 

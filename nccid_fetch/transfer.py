@@ -9,7 +9,7 @@ staged file, so that no attempt can leave bytes to another.
 import asyncio
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from .clock import REAL, Clock
@@ -136,9 +136,13 @@ class _Transfer:
             await tools.disk.run(lambda: staged.seal(remote.modified_ns))
             return
         start = staged.size
+        if 0 < start == remote.size:  # An attempt broke off after the last byte: there is nothing to ask for.
+            await tools.disk.run(lambda: staged.seal(remote.modified_ns))
+            return
         async with reader.get(remote, start) as body:
             check_body(body, remote, remote.size - start)
-            self.facts = body.facts
+            if not start:  # What an answer to a range says of checksums may be about that range.
+                self.facts = body.facts
             async for chunk in body.chunks():
                 received = len(chunk)
                 if staged.size + received > remote.size:
@@ -192,10 +196,14 @@ async def _settled(error: ObjectError, remote: RemoteObject, tools: Tools) -> Ob
     """Find out what a denial means: readers may not learn from a GET whether a key is still there."""
     if error.reason is not Reason.DENIED:
         return error
-    with suppress(ListingDeniedError, TransientError, EndpointError):
+    try:
         page = await tools.lister.page(remote.key, max_keys=1)
-        if not any(found.key == remote.key for found in page.objects):
-            return ObjectError(Reason.GONE, "it was deleted after it was listed")
+    except (TransientError, EndpointError):
+        return error
+    except ListingDeniedError:
+        return ObjectError(Reason.DENIED, f"{error}, or it is no longer there: they may not see which")
+    if not any(found.key == remote.key for found in page.objects):
+        return ObjectError(Reason.GONE, "it was deleted after it was listed")
     return error
 
 

@@ -14,6 +14,7 @@ from nccid_fetch.errors import DestinationError
 from nccid_fetch.model import VerifiedBy
 from nccid_fetch.settings import Existing, Transport, Verify
 
+from .catalogue import fault
 from .oracle import Run, check_tree, fetch, files_of, md5_hex, remote_of, snapshot
 from .servers.scripted import CorruptBody, ScriptedS3, Status
 
@@ -67,6 +68,7 @@ def test_an_md5_in_upper_case_is_the_same_md5(s3: ScriptedS3, dest: Path) -> Non
     assert fetch(s3, dest).tally.skipped.objects == 1
 
 
+@fault(42)
 @BOTH
 @pytest.mark.parametrize(
     ("parts", "asked"),
@@ -82,6 +84,7 @@ def test_a_multipart_etag_is_rebuilt_from_the_sizes_of_its_parts(
     assert "whole" not in heads(s3)  # Both readers have seen the headers.
 
 
+@fault(42)
 @pytest.mark.parametrize("parts", [UNIFORM, RAGGED])
 def test_a_multipart_object_with_a_wrong_byte_is_a_mismatch(s3: ScriptedS3, dest: Path, parts: list[int]) -> None:
     s3.put(KEY, DATA, parts=parts)
@@ -91,11 +94,13 @@ def test_a_multipart_object_with_a_wrong_byte_is_a_mismatch(s3: ScriptedS3, dest
     assert check_tree(dest, snapshot(s3)) == set()
 
 
+@fault(42)
 def test_a_multipart_object_whose_parts_nobody_knows_counts_as_size(s3: ScriptedS3, dest: Path) -> None:
     s3.put(KEY, DATA, etag=f"{OPAQUE}-3")  # A server that answers `partNumber` with the whole object.
     assert proof_of(fetch(s3, dest)) is VerifiedBy.SIZE
 
 
+@fault(43)
 @BOTH
 @pytest.mark.parametrize("headers", [KMS, SSE_C, {"x-amz-server-side-encryption": "aws:kms:dsse"}])
 def test_an_etag_under_kms_is_no_md5_and_no_corruption(
@@ -107,6 +112,7 @@ def test_an_etag_under_kms_is_no_md5_and_no_corruption(
     assert check_tree(dest, snapshot(s3)) == {KEY}
 
 
+@fault(43)
 @BOTH
 def test_an_etag_under_kms_that_is_the_md5_is_proof(s3: ScriptedS3, dest: Path, transport: Transport) -> None:
     s3.put(KEY, DATA, headers=KMS)
@@ -120,6 +126,7 @@ def test_a_multipart_or_foreign_etag_under_kms_counts_as_size(s3: ScriptedS3, de
     assert proof_of(fetch(s3, dest)) is VerifiedBy.SIZE
 
 
+@fault(43)
 def test_without_kms_an_etag_that_is_not_the_md5_is_corruption(s3: ScriptedS3, dest: Path) -> None:
     s3.put(KEY, DATA, etag=OPAQUE)
     run = fetch(s3, dest)
@@ -160,6 +167,7 @@ def test_a_checksum_that_differs_is_a_mismatch(s3: ScriptedS3, dest: Path, trans
     assert check_tree(dest, snapshot(s3)) == set()
 
 
+@fault(44)
 @pytest.mark.parametrize(
     "headers",
     [
@@ -173,6 +181,30 @@ def test_a_checksum_of_checksums_is_ignored(s3: ScriptedS3, dest: Path, headers:
     assert proof_of(fetch(s3, dest)) is VerifiedBy.SIZE
 
 
+@fault(45)
+@BOTH
+@pytest.mark.parametrize(
+    ("parts", "headers", "proof"),
+    [
+        (None, {"x-amz-checksum-type": "FULL_OBJECT"}, VerifiedBy.MD5),
+        (UNIFORM, {"x-amz-checksum-type": "FULL_OBJECT"}, VerifiedBy.MULTIPART_MD5),
+        (UNIFORM, KMS, VerifiedBy.SIZE),
+    ],
+    ids=["beside an MD5", "beside a multipart ETag", "of parts and beside nothing"],
+)
+def test_a_checksum_of_a_part_that_a_server_gives_for_the_objects_never_fails_it(
+    s3: ScriptedS3,
+    dest: Path,
+    transport: Transport,
+    parts: list[int] | None,
+    headers: dict[str, str],
+    proof: VerifiedBy,
+) -> None:
+    s3.put(KEY, DATA, parts=parts, headers=headers | {"x-amz-checksum-crc32": crc32(DATA[:500])})
+    assert proof_of(fetch(s3, dest, transport=transport)) is proof
+
+
+@fault(45)
 def test_a_checksum_that_is_not_known_here_never_fails_an_object(s3: ScriptedS3, dest: Path) -> None:
     s3.put(KEY, DATA, etag=OPAQUE, headers=KMS | {"x-amz-checksum-xxhash128": "AAAA"})
     assert proof_of(fetch(s3, dest)) is VerifiedBy.SIZE
@@ -248,6 +280,7 @@ def test_a_file_is_adopted_by_its_md5(s3: ScriptedS3, dest: Path) -> None:
     assert (s3.gets(), heads(s3)) == (gets, [])
 
 
+@fault(42)
 @pytest.mark.parametrize("parts", [UNIFORM, RAGGED])
 def test_a_file_is_adopted_by_its_multipart_etag(s3: ScriptedS3, dest: Path, parts: list[int]) -> None:
     s3.put(KEY, DATA, parts=parts)

@@ -27,6 +27,7 @@ from nccid_fetch.slots import Slots
 from nccid_fetch.staging import StagedFile, Staging
 from nccid_fetch.store.protocol import Facts
 
+from .catalogue import fault
 from .conftest import run
 from .oracle import check_tree, fetch, md5_hex, snapshot
 from .servers.scripted import Action, Body, CorruptBody, Cut, Do, IgnoreRange, Redirect, ScriptedS3, Status
@@ -531,6 +532,7 @@ LIES: dict[str, Action] = {
 }
 
 
+@fault(1, 3, 4, 5, 6, 19)
 @pytest.mark.parametrize("lie", LIES.values(), ids=LIES)
 @pytest.mark.parametrize("after", [0, 5])
 def test_a_lie_about_one_range_is_never_a_byte_of_the_file(
@@ -550,16 +552,19 @@ def test_a_redirect_of_one_range_ends_the_run_and_leads_nowhere(bench: Bench, s3
     assert check_tree(dest, snapshot(s3)) == set()
 
 
+@fault(29)
 def test_an_object_that_is_replaced_between_two_ranges_does_not_arrive(bench: Bench, s3: ScriptedS3) -> None:
     s3.script("get", Do(lambda: s3.put(KEY, DATA[::-1])), after=5)
     assert bench.refusal(transport=Transport.FAST) == "changed"
 
 
+@fault(29)
 def test_nor_does_it_where_the_server_ignores_if_match_and_nothing_is_hashed(bench: Bench, s3: ScriptedS3) -> None:
     s3.script("get", Body(DATA[:RANGE], status=206, etag="0" * 32), after=3, count=None)
     assert bench.refusal(transport=Transport.FAST, verify=Verify.SIZE) in {"changed", "retries_exhausted"}
 
 
+@fault(19)
 def test_a_server_that_ignores_ranges_is_asked_for_no_more_of_them(s3: ScriptedS3, dest: Path) -> None:
     for number in range(3):
         s3.put(f"training/ct/{number}.dcm", DATA + bytes(number))
@@ -570,11 +575,13 @@ def test_a_server_that_ignores_ranges_is_asked_for_no_more_of_them(s3: ScriptedS
     assert sum("range" in seen.headers for seen in s3.requests) == 1
 
 
+@fault(44)
 def test_ranges_show_no_checksum_of_the_object_so_it_is_asked_for(bench: Bench, s3: ScriptedS3) -> None:
     digest = new_checksum("CRC32")
     assert digest is not None
     digest.update(DATA)
-    s3.put(KEY, DATA, etag=f"{'0' * 32}-3", headers={"x-amz-checksum-crc32": checksum_text(digest)})
+    checksum = {"x-amz-checksum-crc32": checksum_text(digest), "x-amz-checksum-type": "FULL_OBJECT"}
+    s3.put(KEY, DATA, etag=f"{'0' * 32}-3", headers=checksum)
     assert bench.fetch(transport=Transport.FAST) == DATA
     assert bench.verified_by is VerifiedBy.CHECKSUM
 

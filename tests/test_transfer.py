@@ -1,12 +1,15 @@
 """One object against every lie of the wire: whole and proved, or not at all; and what each lie costs."""
 
 import asyncio
+import gzip
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from base64 import b64encode
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import pytest
 
@@ -14,7 +17,7 @@ from nccid_fetch import operations, transfer
 from nccid_fetch.clock import Clock
 from nccid_fetch.destination import open_destination
 from nccid_fetch.disk import Disk
-from nccid_fetch.errors import AccessError, ObjectError, Reason
+from nccid_fetch.errors import AccessError, ObjectError, Reason, TransientError
 from nccid_fetch.events import Event, Received, Retrying
 from nccid_fetch.model import ETag, RemoteObject, VerifiedBy
 from nccid_fetch.retry import MISMATCHES_MAX, THROTTLED_SECONDS_MAX
@@ -140,6 +143,7 @@ def bench(s3: ScriptedS3, tmp_path: Path) -> Bench:
 # --- What is asked for ----------------------------------------------------------------------------
 
 
+@fault(29)
 @BOTH
 def test_every_get_names_the_listed_version(bench: Bench, s3: ScriptedS3, transport: Transport) -> None:
     s3.put(KEY, LARGE)
@@ -161,6 +165,7 @@ def test_an_honest_object_costs_one_request_and_is_proved_by_its_md5(
     assert [seen.operation for seen in s3.requests] == ["get"]
 
 
+@fault(46)
 @BOTH
 def test_an_object_without_bytes_becomes_a_file_without_bytes(
     bench: Bench, s3: ScriptedS3, transport: Transport
@@ -170,6 +175,7 @@ def test_an_object_without_bytes_becomes_a_file_without_bytes(
     assert bench.verified_by is VerifiedBy.MD5
 
 
+@fault(50)
 def test_a_key_with_a_control_character_is_fetched_like_any_other(bench: Bench, s3: ScriptedS3) -> None:
     key = "training/ct/a\nb.dcm"
     s3.put(key, DATA)
@@ -180,6 +186,7 @@ def test_a_key_with_a_control_character_is_fetched_like_any_other(bench: Bench, 
 # --- Bodies that break off ------------------------------------------------------------------------
 
 
+@fault(1, 2)
 @BOTH
 @pytest.mark.parametrize(
     "cut",
@@ -224,6 +231,7 @@ def test_a_body_that_trickles_ends_the_attempt_and_not_the_object(
     assert s3.gets() == 2
 
 
+@fault(29, 30)
 @BOTH
 @pytest.mark.parametrize("if_match", ["honoured", "ignored"])
 def test_a_shorter_version_after_a_cut_is_changed_and_never_a_mix(
@@ -237,6 +245,7 @@ def test_a_shorter_version_after_a_cut_is_changed_and_never_a_mix(
     assert s3.gets() == 2
 
 
+@fault(29)
 @BOTH
 def test_a_version_of_the_same_length_on_a_server_that_ignores_if_match_is_changed(
     bench: Bench, s3: ScriptedS3, transport: Transport
@@ -247,6 +256,7 @@ def test_a_version_of_the_same_length_on_a_server_that_ignores_if_match_is_chang
     assert s3.gets() == 1
 
 
+@fault(30)
 def test_each_attempt_has_a_staged_file_of_its_own(bench: Bench, s3: ScriptedS3) -> None:
     s3.script("get", Body(DATA[: len(DATA) // 2], content_length=len(DATA)))
     s3.script("get", CorruptBody())
@@ -300,6 +310,7 @@ LIES = {
 }
 
 
+@fault(3, 4, 5, 6)
 @BOTH
 @pytest.mark.parametrize("lie", LIES.values(), ids=LIES)
 def test_a_lie_told_once_is_mended_by_the_next_attempt(
@@ -310,6 +321,7 @@ def test_a_lie_told_once_is_mended_by_the_next_attempt(
     assert s3.gets() <= 3
 
 
+@fault(3, 4, 5, 6)
 @BOTH
 @pytest.mark.parametrize("lie", LIES.values(), ids=LIES)
 def test_a_lie_told_for_ever_is_never_a_file(bench: Bench, s3: ScriptedS3, transport: Transport, lie: Action) -> None:
@@ -319,6 +331,40 @@ def test_a_lie_told_for_ever_is_never_a_file(bench: Bench, s3: ScriptedS3, trans
         Reason.DIGEST_MISMATCH,
         Reason.RETRIES_EXHAUSTED,
     }
+
+
+@fault(21)
+@BOTH
+def test_an_object_that_was_stored_compressed_stays_as_it_was_stored(
+    bench: Bench, s3: ScriptedS3, transport: Transport
+) -> None:
+    stored = gzip.compress(DATA)
+    s3.put(KEY, stored, headers={"content-encoding": "gzip"})
+    assert bench.fetch(transport=transport) == stored
+    assert bench.verified_by is VerifiedBy.MD5
+    assert s3.requests[0].headers.get("accept-encoding", "identity") == "identity"
+
+
+@fault(21)
+@BOTH
+@pytest.mark.parametrize("length", [True, False, len(DATA)], ids=["its own length", "no length", "the listed length"])
+def test_a_body_that_a_proxy_compresses_on_the_way_is_never_a_file(
+    bench: Bench, s3: ScriptedS3, transport: Transport, length: bool | int
+) -> None:
+    packed = Body(gzip.compress(DATA), headers={"Content-Encoding": "gzip"}, content_length=length)
+    s3.script("get", packed, count=None)
+    assert bench.refusal(transport=transport, attempts=2) in {Reason.SHORT_BODY, Reason.RETRIES_EXHAUSTED}
+
+
+@fault(23)
+@BOTH
+@pytest.mark.parametrize("value", ["Jos\xe9", "\xff\xfe", "caf\xc3\xa9"], ids=["Latin-1", "garbage", "UTF-8"])
+def test_a_header_that_is_no_ascii_keeps_no_object_away(
+    bench: Bench, s3: ScriptedS3, transport: Transport, value: str
+) -> None:
+    s3.put(KEY, DATA, headers={"x-amz-meta-name": value})
+    assert bench.fetch(transport=transport) == DATA
+    assert bench.retries == []
 
 
 @dataclass
@@ -355,6 +401,7 @@ class Flood:
             yield self.chunk
 
 
+@fault(5)
 def test_no_more_bytes_are_staged_than_were_listed(bench: Bench, s3: ScriptedS3) -> None:
     flood = Flood(remote_of(s3, KEY))
     sizes: list[int] = []
@@ -388,6 +435,30 @@ def test_a_body_that_ends_early_without_a_word_is_short_also_where_nothing_is_ha
     assert [event.message for event in bench.retries] == ["the body ended after 600 of 1024 bytes"]
 
 
+@fault(20)
+def test_a_body_that_breaks_off_after_its_last_byte_is_proved_and_not_asked_for_again(
+    bench: Bench, s3: ScriptedS3
+) -> None:
+    """There is no range that begins at the end: S3 answers 416 to it, however often it is asked."""
+    s3.put(KEY, LARGE)
+    whole = Whole(remote_of(s3, KEY), body=LARGE)
+    assert bench.fetch(tools={"reader": whole}) == LARGE
+    assert bench.verified_by is VerifiedBy.MD5
+    assert len(bench.retries) == 1
+    assert s3.gets() == 0
+
+
+@dataclass
+class Whole(Flood):
+    """A reader that gives all of a body and then says that it broke off."""
+
+    body: bytes = b""
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        yield self.body
+        raise TransientError("the connection was reset")
+
+
 def test_with_verify_size_only_the_length_is_proved(bench: Bench, s3: ScriptedS3) -> None:
     s3.script("get", CorruptBody())
     assert bench.fetch(verify=Verify.SIZE) != DATA
@@ -399,6 +470,7 @@ def test_with_verify_size_only_the_length_is_proved(bench: Bench, s3: ScriptedS3
 # --- Resuming what is large -----------------------------------------------------------------------
 
 
+@fault(1)
 @BOTH
 def test_a_large_body_goes_on_from_where_it_broke(bench: Bench, s3: ScriptedS3, transport: Transport) -> None:
     s3.put(KEY, LARGE)
@@ -422,6 +494,7 @@ def test_a_large_body_goes_on_as_often_as_it_breaks(bench: Bench, s3: ScriptedS3
     assert len(starts) == 3
 
 
+@fault(19)
 def test_a_range_answered_with_the_whole_object_begins_anew(bench: Bench, s3: ScriptedS3) -> None:
     s3.put(KEY, LARGE)
     s3.script("get", Cut(3 * MIB))
@@ -430,6 +503,7 @@ def test_a_range_answered_with_the_whole_object_begins_anew(bench: Bench, s3: Sc
     assert [asked is None for asked in bench.ranges] == [True, False, True]
 
 
+@fault(19)
 def test_a_range_answered_with_another_range_begins_anew(bench: Bench, s3: ScriptedS3) -> None:
     s3.put(KEY, LARGE)
     s3.script("get", Cut(3 * MIB))
@@ -439,6 +513,7 @@ def test_a_range_answered_with_another_range_begins_anew(bench: Bench, s3: Scrip
     assert [asked is None for asked in bench.ranges] == [True, False, True]
 
 
+@fault(19)
 def test_a_range_from_another_place_begins_anew_also_where_nothing_is_hashed(bench: Bench, s3: ScriptedS3) -> None:
     s3.put(KEY, LARGE)
     s3.script("get", Cut(3 * MIB))
@@ -447,6 +522,7 @@ def test_a_range_from_another_place_begins_anew_also_where_nothing_is_hashed(ben
     assert [asked is None for asked in bench.ranges] == [True, False, True]
 
 
+@fault(29)
 @pytest.mark.parametrize("if_match", ["honoured", "ignored"])
 def test_a_large_object_replaced_before_it_goes_on_is_changed(bench: Bench, s3: ScriptedS3, if_match: str) -> None:
     s3.put(KEY, LARGE)
@@ -467,16 +543,33 @@ def test_a_resumed_body_whose_end_is_wrong_begins_anew(bench: Bench, s3: Scripte
     assert [asked is None for asked in bench.ranges] == [True, False, True]
 
 
+@fault(44)
+@pytest.mark.parametrize("etag", ["0" * 32, "0" * 32 + "-2"], ids=["under KMS", "in parts"])
+def test_a_checksum_that_comes_with_a_range_is_not_held_against_the_whole(
+    bench: Bench, s3: ScriptedS3, etag: str
+) -> None:
+    of_whole, of_range = (
+        {"x-amz-checksum-crc32": b64encode(value).decode(), "x-amz-checksum-type": "FULL_OBJECT"}
+        for value in (crc32(LARGE).to_bytes(4, "big"), b"....")
+    )
+    s3.put(KEY, LARGE, etag=etag, headers=of_whole | {"x-amz-server-side-encryption": "aws:kms"})
+    s3.script("get", Cut(3 * MIB))
+    s3.script("get", _Tail(LARGE, etag, of_range))
+    assert bench.fetch() == LARGE
+    assert bench.verified_by is VerifiedBy.CHECKSUM
+
+
 @dataclass(frozen=True)
 class _Tail:
-    """The end of another version, under its own ETag, from a server that does not look at If-Match."""
+    """The end of a version, under its own ETag, from a server that does not look at If-Match."""
 
     body: bytes
     etag: str
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     async def tell(self, exchange: Exchange) -> None:
         start = _start(exchange.request.headers["range"])
-        headers = {"Content-Range": f"bytes {start}-{len(self.body) - 1}/{len(self.body)}"}
+        headers = {"Content-Range": f"bytes {start}-{len(self.body) - 1}/{len(self.body)}", **self.headers}
         await Body(self.body[start:], status=206, headers=headers, etag=self.etag).tell(exchange)
 
 
@@ -500,6 +593,7 @@ def _start(asked: str | None) -> int:
 # --- What servers say instead ---------------------------------------------------------------------
 
 
+@fault(29)
 @BOTH
 def test_an_object_replaced_since_it_was_listed_is_changed(bench: Bench, s3: ScriptedS3, transport: Transport) -> None:
     listed = remote_of(s3, KEY)
@@ -507,6 +601,7 @@ def test_an_object_replaced_since_it_was_listed_is_changed(bench: Bench, s3: Scr
     assert bench.refusal(listed, transport=transport) is Reason.CHANGED
 
 
+@fault(31)
 @BOTH
 def test_an_object_deleted_since_it_was_listed_is_gone(bench: Bench, s3: ScriptedS3, transport: Transport) -> None:
     listed = remote_of(s3, KEY)
@@ -514,6 +609,7 @@ def test_an_object_deleted_since_it_was_listed_is_gone(bench: Bench, s3: Scripte
     assert bench.refusal(listed, transport=transport) is Reason.GONE
 
 
+@fault(32)
 @BOTH
 def test_a_denied_object_that_is_still_listed_is_denied(bench: Bench, s3: ScriptedS3, transport: Transport) -> None:
     s3.allow_get = lambda key: False
@@ -521,6 +617,7 @@ def test_a_denied_object_that_is_still_listed_is_denied(bench: Bench, s3: Script
     assert bench.pauses == [], "a denial is not tried again"
 
 
+@fault(32)
 @BOTH
 def test_a_denied_object_that_is_no_longer_listed_is_gone(bench: Bench, s3: ScriptedS3, transport: Transport) -> None:
     listed = remote_of(s3, KEY)
@@ -530,17 +627,85 @@ def test_a_denied_object_that_is_no_longer_listed_is_gone(bench: Bench, s3: Scri
     assert bench.refusal(listed, transport=transport) is Reason.GONE
 
 
-def test_a_denied_object_whose_listing_is_denied_too_is_denied(bench: Bench, s3: ScriptedS3) -> None:
+@fault(32)
+def test_a_denied_object_whose_listing_is_denied_too_is_said_to_be_denied_or_gone(bench: Bench, s3: ScriptedS3) -> None:
     s3.allow_get = lambda key: False
     s3.allow_list = lambda prefix, delimiter: False
-    assert bench.refusal() is Reason.DENIED
+    with pytest.raises(ObjectError, match="may not read it, or it is no longer there") as caught:
+        bench.fetch()
+    assert caught.value.reason is Reason.DENIED
 
 
+@fault(31, 58)
+@BOTH
+def test_an_object_behind_a_delete_marker_is_gone_and_no_version_of_it_is_asked_for(
+    bench: Bench, s3: ScriptedS3, transport: Transport
+) -> None:
+    s3.script("get", Status(404, "NoSuchKey", headers={"x-amz-delete-marker": "true"}), count=None)
+    assert bench.refusal(transport=transport) is Reason.GONE
+    assert bench.pauses == []
+    assert not any("versionId" in seen.query for seen in s3.requests)
+
+
+@fault(58)
+@BOTH
+def test_an_object_of_a_bucket_with_versions_is_one_like_any_other(
+    bench: Bench, s3: ScriptedS3, transport: Transport
+) -> None:
+    s3.put(KEY, DATA, headers={"x-amz-version-id": "3HL4kqtJlcpXroDTDmJ.rmSpXd3dIbrHY"})
+    assert bench.fetch(transport=transport) == DATA
+    assert [seen.query for seen in s3.requests if seen.operation == "get"] in ([{}], [{"x-id": "GetObject"}])
+
+
+@fault(34)
+@BOTH
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Status(
+            403, "AccessDenied", "User: arn:aws:iam::1:user/x is not authorized to perform: kms:Decrypt on resource"
+        ),
+        Status(400, "KMS.DisabledException", "arn:aws:kms:eu-west-2:1:key/2 is disabled."),
+    ],
+    ids=["no right to the key", "the key is disabled"],
+)
+def test_a_key_of_kms_that_may_not_be_used_is_named_and_not_tried_again(
+    bench: Bench, s3: ScriptedS3, transport: Transport, answer: Action
+) -> None:
+    s3.script("get", answer, count=None)
+    with pytest.raises(ObjectError, match=r"its key \(KMS\): they need kms:Decrypt") as caught:
+        bench.fetch(transport=transport)
+    assert caught.value.reason is Reason.DENIED
+    assert bench.pauses == []
+
+
+@fault(35)
 @BOTH
 @pytest.mark.parametrize("storage_class", ["GLACIER", "DEEP_ARCHIVE"])
 def test_an_archived_object_is_archived(bench: Bench, s3: ScriptedS3, transport: Transport, storage_class: str) -> None:
     s3.put(KEY, DATA, storage_class=storage_class)
     assert bench.refusal(transport=transport) is Reason.ARCHIVED
+    assert bench.pauses == [], "it is not tried again"
+
+
+@fault(35)
+@BOTH
+def test_an_archived_object_that_was_restored_arrives(bench: Bench, s3: ScriptedS3, transport: Transport) -> None:
+    """The listing goes on saying GLACIER."""
+    restored = {"x-amz-restore": 'ongoing-request="false", expiry-date="Fri, 21 Dec 2022 00:00:00 GMT"'}
+    s3.put(KEY, DATA, storage_class="GLACIER", headers=restored)
+    assert bench.fetch(transport=transport) == DATA
+
+
+@fault(36)
+@BOTH
+def test_an_object_in_an_archive_that_its_storage_class_does_not_tell_of_is_archived(
+    bench: Bench, s3: ScriptedS3, transport: Transport
+) -> None:
+    s3.put(KEY, DATA, storage_class="INTELLIGENT_TIERING")
+    s3.script("get", Status(403, "InvalidObjectState"), count=None)
+    assert bench.refusal(transport=transport) is Reason.ARCHIVED
+    assert bench.pauses == []
 
 
 @BOTH
@@ -564,12 +729,25 @@ def test_being_told_to_slow_down_for_ever_ends(bench: Bench, s3: ScriptedS3) -> 
     assert s3.gets() <= 2 + THROTTLED_SECONDS_MAX / 100
 
 
+@fault(15)
 @BOTH
 @pytest.mark.parametrize("status", [500, 502, 504])
 def test_a_server_error_is_an_attempt(bench: Bench, s3: ScriptedS3, transport: Transport, status: int) -> None:
     s3.script("get", Status(status, "InternalError"), count=2 + (transport is Transport.FAST))
     assert bench.fetch(transport=transport, attempts=3) == DATA
     assert [event.throttled for event in bench.retries] == [False, False]
+
+
+@fault(15)
+@BOTH
+@pytest.mark.parametrize("status", [500, 502, 503, 504])
+def test_an_error_page_of_a_proxy_is_an_attempt_whatever_it_looks_like(
+    bench: Bench, s3: ScriptedS3, transport: Transport, status: int
+) -> None:
+    page = Body(b"<html><h1>Bad Gateway</h1>", status=status, headers={"Content-Type": "text/html"})
+    s3.script("get", page, count=1 + (transport is Transport.FAST))
+    assert bench.fetch(transport=transport, attempts=2) == DATA
+    assert len(bench.retries) == 1
 
 
 @fault(94)

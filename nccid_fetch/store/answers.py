@@ -78,14 +78,27 @@ def run_error(status: int, code: str, headers: Mapping[str, str], where: str) ->
     return None
 
 
-def object_error(status: int, code: str, headers: Mapping[str, str], where: str) -> NccidFetchError:
-    """Return the error that an answer to a GET or HEAD of one object stands for."""
+def object_error(status: int, code: str, headers: Mapping[str, str], where: str, message: str = "") -> NccidFetchError:
+    """Return the error that an answer to a GET or HEAD of one object stands for.
+
+    Args:
+        status: HTTP status.
+        code: S3's error code, if the answer had one.
+        headers: The answer's headers, names in lower case.
+        where: The endpoint, for the message.
+        message: What S3 said beside the code. It alone tells a key of KMS that may not be used from an object that may
+            not be read.
+    """
     if status == 412 or code == "PreconditionFailed":
         return ObjectError(Reason.CHANGED, "it was replaced after it was listed; a rerun fetches the new version")
     if status == 404 and code != "NoSuchBucket":
         return ObjectError(Reason.GONE, "it was deleted after it was listed")
     if code == "InvalidObjectState":
         return ObjectError(Reason.ARCHIVED, "it is archived and has to be restored in the bucket first")
+    if code.startswith("KMS.") or (status == 403 and "kms:" in message.lower()):
+        return ObjectError(
+            Reason.DENIED, "it is encrypted, and the credentials may not use its key (KMS): they need kms:Decrypt"
+        )
     error = run_error(status, code, headers, where)
     if error is not None:
         return error

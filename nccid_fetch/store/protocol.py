@@ -42,7 +42,9 @@ class Facts:
     def of(cls, headers: Mapping[str, str]) -> "Facts":
         """Return what an answer's headers tell; their names are in lower case."""
         checksum = None
-        if headers.get("x-amz-checksum-type", "FULL_OBJECT") == "FULL_OBJECT":
+        # Some servers give a part's checksum, or one of checksums, for that of an object that was uploaded in parts.
+        unless_said = "COMPOSITE" if ETag.parse(headers.get("etag", "")).parts else "FULL_OBJECT"
+        if headers.get("x-amz-checksum-type", unless_said) == "FULL_OBJECT":
             for name in _CHECKSUMS:
                 value = headers.get(f"x-amz-checksum-{name}")
                 if value and "-" not in value:  # "-3" marks a checksum of three parts' checksums.

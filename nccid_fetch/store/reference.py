@@ -168,10 +168,12 @@ class _ReferenceBody:
 
 def _refused(error: ClientError, endpoint: str) -> NccidFetchError:
     metadata = error.response.get("ResponseMetadata", {})
-    code = error.response.get("Error", {}).get("Code", "")
+    told = error.response.get("Error", {})
+    code = told.get("Code", "")
     return object_error(
         metadata.get("HTTPStatusCode", 0),
         "" if code.isdigit() else printable(code[:64]),  # An answer to HEAD has no body: botocore repeats the status.
         metadata.get("HTTPHeaders", {}),
         endpoint,
+        told.get("Message") or "",
     )

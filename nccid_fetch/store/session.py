@@ -49,7 +49,8 @@ class StrictSession(AIOHTTPSession):  # type: ignore[misc]
 
     A redirect is an answer like any other, and no reason to ask elsewhere. A certificate is always verified, and is the
     host's: aiobotocore leaves the host's name to a urllib3 that it does not use, verifies nothing behind a proxy, and
-    nothing either where the name of a CA bundle is empty. What an error says is read up to a bound.
+    nothing either where the name of a CA bundle is empty. What an error says is read up to a bound. A header that is no
+    UTF-8, such as a name with an accent in an object's metadata, is no reason to fail.
     """
 
     def __init__(self, *, verify: str | bool | None = True, **options: Any) -> None:  # noqa: ANN401 - aiobotocore's.
@@ -65,7 +66,7 @@ class StrictSession(AIOHTTPSession):  # type: ignore[misc]
 
     async def _get_session(self, proxy_url: str | None) -> Any:  # noqa: ANN401 - stands in for aiohttp's.
         session = await super()._get_session(proxy_url)
-        return _WithoutRedirects(session)
+        return _Strict(session)
 
     async def send(self, request: AWSPreparedRequest) -> Any:  # noqa: ANN401 - botocore has no types.
         """Send a request. Of a refusal, which botocore would read to its end and parse, little is left."""
@@ -98,14 +99,28 @@ class _Refusal:
         return b"" if b"<!" in body or b"\0" in body else bytes(body)  # As in `pages`: entities can explode.
 
 
-class _WithoutRedirects:
+class _Strict:
     """An aiohttp session whose requests end at the first answer."""
 
     def __init__(self, session: Any) -> None:  # noqa: ANN401 - aiohttp's, or one of these already.
         self._session = session
 
-    def request(self, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - passes on what it is given.
-        return self._session.request(*arguments, **options, allow_redirects=False)
+    async def request(self, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - passes on what it is given.
+        return _Answer(await self._session.request(*arguments, **options, allow_redirects=False))
+
+
+class _Answer:
+    """An aiohttp response whose headers are UTF-8, as aiobotocore takes for granted: other bytes are escaped."""
+
+    def __init__(self, response: Any) -> None:  # noqa: ANN401 - aiohttp's.
+        self._response = response
+
+    @property
+    def raw_headers(self) -> list[tuple[bytes, bytes]]:
+        return [(name, value.decode(errors="backslashreplace").encode()) for name, value in self._response.raw_headers]
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the response has.
+        return getattr(self._response, name)
 
 
 class _StrictConfig(AioConfig):  # type: ignore[misc]
