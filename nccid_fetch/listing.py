@@ -107,10 +107,12 @@ class Listing:
                 return await self.lister.page(
                     prefix, token=token, start_after=after, delimiter=delimiter, max_keys=max_keys
                 )
-            except TransientError as error:
+            except (TransientError, ListingError) as error:  # What is no listing may come of a proxy in passing.
                 gone = isinstance(error, UnreachableError) and not wait_for_endpoint
                 pause = None if gone else patience.after(error)
                 if pause is None:
+                    if isinstance(error, ListingError):
+                        raise
                     raise EndpointError(
                         str(error), hint="check the network and --endpoint-url, then run the same command again"
                     ) from error

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from .errors import DigestMismatchError, ThrottledError, TransientError
+from .errors import DigestMismatchError, NccidFetchError, ThrottledError
 
 BASE_SECONDS = 0.2
 CAP_SECONDS = 20.0
@@ -67,7 +67,7 @@ class Patience:
         self._throttled = 0
         self._throttled_since: float | None = None
 
-    def after(self, error: TransientError) -> float | None:
+    def after(self, error: NccidFetchError) -> float | None:
         """Return how many seconds to wait before another attempt, or None if there is to be none."""
         if isinstance(error, ThrottledError):
             self._throttled += 1

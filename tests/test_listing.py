@@ -5,7 +5,7 @@ import re
 from base64 import urlsafe_b64encode
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -37,7 +37,7 @@ from nccid_fetch.store.session import open_session
 
 from .catalogue import fault
 from .conftest import run
-from .servers.scripted import Action, Body, Cut, Do, Drop, Endless, Page, Redirect, ScriptedS3, Stall, Status
+from .servers.scripted import Action, Body, Cut, Do, Drop, Endless, Exchange, Page, Redirect, ScriptedS3, Stall, Status
 
 BUCKET = warehouse.BUCKET
 PREFIX = "training/ct/"
@@ -159,10 +159,12 @@ def test_a_token_counts_only_where_more_is_promised() -> None:
     assert parse_page(xml(head=COMPLETE + tail), bucket=BUCKET, prefix=PREFIX).token is None
 
 
+@fault(50, 51)
 def test_without_an_echo_of_the_encoding_nothing_is_decoded() -> None:
     assert parsed(xml(contents(f"{PREFIX}a%2Fb+c"))) == [f"{PREFIX}a%2Fb+c"]
 
 
+@fault(51)
 def test_with_an_echo_of_the_encoding_keys_and_prefixes_are_decoded_once() -> None:
     head = COMPLETE + "<EncodingType>url</EncodingType><Prefix>training%2Fct%2F</Prefix>"
     entries = [contents("training/ct/%01%0A"), contents("training/ct/%252F"), contents("training/ct/%2B+%C3%A9")]
@@ -172,6 +174,7 @@ def test_with_an_echo_of_the_encoding_keys_and_prefixes_are_decoded_once() -> No
     assert page.prefixes == [f"{PREFIX}x y/"]
 
 
+@fault(50, 51)
 @given(names=st.sets(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8), max_size=5))
 def test_whatever_s3_encodes_comes_back_as_it_was(names: set[str]) -> None:
     """Also: the byte order that S3 lists in is the order of Python's text, which is what is checked."""
@@ -230,7 +233,7 @@ NONSENSE: dict[str, tuple[bytes, str]] = {
 }
 
 
-@fault(22, 121)
+@fault(22, 52, 54, 59, 121)
 @pytest.mark.parametrize(("body", "says"), NONSENSE.values(), ids=NONSENSE)
 def test_anything_but_a_whole_listing_of_the_prefix_is_an_error(body: bytes, says: str) -> None:
     with pytest.raises(ListingError, match=re.escape(says)):
@@ -433,6 +436,7 @@ def test_pages_follow_each_other_until_all_is_listed(s3: ScriptedS3) -> None:
     assert len(s3.requests) == 4
 
 
+@fault(50, 51)
 def test_keys_with_all_that_encoding_is_for_arrive_as_they_are(s3: ScriptedS3) -> None:
     odd = [f"{PREFIX}{name}" for name in ("a b", "a+b", "a%2Bb", "a%2Fb", "\x01", "é", "e\u0301", "&<>", "🩻")]
     for key in odd:
@@ -445,30 +449,34 @@ def test_a_part_that_is_empty_lists_as_empty(s3: ScriptedS3) -> None:
 
 
 def test_a_listing_that_ends_in_nonsense_is_an_error_and_not_an_end(s3: ScriptedS3) -> None:
-    s3.script("list", Page(b"<html/>"), after=2)
+    s3.script("list", Page(b"<html/>"), after=2, count=None)
     with pytest.raises(ListingError, match=r"127\.0\.0\.1:\d+: the answer to a listing is a <html>") as caught:
         listed(s3)
     assert "captive portal" in str(caught.value.hint)
 
 
+@fault(54)
 def test_a_page_that_names_no_token_to_go_on_with_is_an_error_and_not_an_end(s3: ScriptedS3) -> None:
-    s3.script("list", Page(lambda page: re.sub(rb"<NextC.*?</NextContinuationToken>", b"", page)), after=1)
+    s3.script("list", Page(lambda page: re.sub(rb"<NextC.*?</NextContinuationToken>", b"", page)), after=1, count=None)
     with pytest.raises(ListingError, match="without a token"):
         listed(s3)
 
 
+@fault(53, 59)
 def test_a_page_that_goes_back_to_keys_of_the_page_before_is_an_error(s3: ScriptedS3) -> None:
     s3.script("list", Page(lambda page: page.replace(b"c.dcm", b"a.dcm").replace(b"d.dcm", b"b.dcm")), after=1)
     with pytest.raises(ListingError, match="goes back to a key"):
         listed(s3)
 
 
+@fault(53)
 def test_the_last_key_of_a_page_must_not_open_the_next(s3: ScriptedS3) -> None:
     s3.script("list", Page(lambda page: page.replace(b"c.dcm", b"b.dcm")), after=1)
     with pytest.raises(ListingError, match="goes back to a key"):
         listed(s3)
 
 
+@fault(53)
 def test_the_same_token_twice_running_is_an_error(s3: ScriptedS3) -> None:
     token = b"<NextContinuationToken>" + urlsafe_b64encode(KEYS[1].encode())
     s3.script("list", Page(lambda page: re.sub(rb"<NextContinuationToken>[^<]*", token, page)), count=None)
@@ -489,6 +497,7 @@ class Deserted(Lister):
         return pages.Page([RemoteObject(f"{prefix}a", 1, ETag("e"), 0)], [], None)
 
 
+@fault(53)
 @pytest.mark.parametrize("empty", [EMPTY_PAGES_MAX, EMPTY_PAGES_MAX + 1])
 def test_empty_pages_are_passed_over_but_not_for_ever(empty: int) -> None:
     async def go() -> list[str]:
@@ -504,7 +513,7 @@ def test_empty_pages_are_passed_over_but_not_for_ever(empty: int) -> None:
 @fault(121)
 def test_an_answer_without_end_is_dropped_at_a_bound(s3: ScriptedS3, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pages, "PAGE_BYTES_MAX", 2 << 20)
-    s3.script("list", Endless())
+    s3.script("list", Endless(), count=None)
     with pytest.raises(ListingError, match="more than 2 MiB"):
         listed(s3)
 
@@ -519,20 +528,58 @@ PASSING: dict[str, Action] = {
     "a request timeout": Status(400, "RequestTimeout"),
     "a body that breaks off": Cut(200),
     "a body that breaks off by reset": Cut(200, reset=True),
-    "a header that is not UTF-8": Body(b"", headers={"x-amz-meta-name": "\xe9"}),
+    "an HTML page": Body(b"<html>Back in a minute.</html>"),
+    "an error with 200": Page(b"<Error><Code>InternalError</Code></Error>"),
+    "nothing": Page(b""),
+    "half a page under its own length": Page(lambda page: page[: len(page) // 2]),
+    "a page without a token": Page(lambda page: re.sub(rb"<NextC.*?</NextContinuationToken>|false", b"true", page)),
 }
 
 
-@pytest.mark.parametrize("fault", PASSING.values(), ids=PASSING)
+@fault(15, 23, 52)
+@pytest.mark.parametrize("trouble", PASSING.values(), ids=PASSING)
 @pytest.mark.parametrize("after", [0, 2], ids=["first page", "third page"])
 def test_a_page_that_did_not_come_whole_is_asked_for_again_and_none_is_lost(
-    s3: ScriptedS3, fault: Action, after: int
+    s3: ScriptedS3, trouble: Action, after: int
 ) -> None:
     time = Sleeper()
-    s3.script("list", fault, after=after, count=2)
+    s3.script("list", trouble, after=after, count=2)
     assert listed(s3, time=time) == KEYS
     assert time.pauses == [0.1, 0.2]
     assert len({str(seen.query) for seen in s3.requests}) == 4
+
+
+@fault(23)
+def test_a_header_that_is_not_utf8_is_nothing_to_a_listing(s3: ScriptedS3) -> None:
+    time = Sleeper()
+    s3.script("list", WithHeader("x-amz-meta-name", "\xe9"))
+    assert listed(s3, time=time) == KEYS
+    assert time.pauses == []
+
+
+@dataclass(frozen=True)
+class WithHeader:
+    """The truth, under one header more."""
+
+    name: str
+    value: str
+
+    async def tell(self, exchange: Exchange) -> None:
+        honest = exchange.honest()
+        await exchange.send(replace(honest, headers=honest.headers | {self.name: self.value}))
+
+
+@fault(53)
+def test_pages_that_lead_to_each_other_in_turn_are_an_error_and_no_endless_listing(s3: ScriptedS3) -> None:
+    """A page, the next, and the first again: to look at two tokens at a time would not notice."""
+    tokens = [urlsafe_b64encode(KEYS[number].encode()) for number in (1, 3)]
+    for number in range(8):
+        turn = re.compile(rb"<NextContinuationToken>[^<]*"), b"<NextContinuationToken>" + tokens[number % 2]
+        s3.script("list", Page(lambda page, turn=turn: turn[0].sub(turn[1], page)))  # type: ignore[misc]
+    s3.script("list", Page(b"<html>It goes on.</html>"), count=None)
+    with pytest.raises(ListingError, match="goes back to a key"):
+        listed(s3)
+    assert len(s3.requests) <= 4
 
 
 @pytest.mark.parametrize("after_bytes", [0, 200])
@@ -588,6 +635,7 @@ def test_a_prefix_that_may_not_be_listed_is_denied_at_once(s3: ScriptedS3) -> No
     assert time.pauses == []
 
 
+@fault(33)
 def test_a_right_that_ends_in_the_middle_of_a_listing_is_a_denial_and_not_an_end(s3: ScriptedS3) -> None:
     s3.script("list", Status(403, "AccessDenied"), after=1)
     with pytest.raises(ListingDeniedError):
@@ -779,6 +827,7 @@ def test_a_listing_may_begin_after_a_key(s3: ScriptedS3) -> None:
 # What happens meanwhile
 
 
+@fault(56)
 def test_an_object_that_is_put_behind_the_place_reached_is_listed(s3: ScriptedS3) -> None:
     new = f"{PREFIX}z.dcm"
     s3.script("list", Do(lambda: s3.put(new, b"")), after=1)
