@@ -23,6 +23,10 @@ demo: $(VENV)/.demo ## Fetch a synthetic warehouse from an embedded S3 server, t
 test: $(VENV)/.dev ## Run the tests; ARGS="-k journal" for some of them
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal $(ARGS)
 
+.PHONY: faults
+faults: $(VENV)/.dev ## Print the catalogue of faults, and the tests that show what becomes of each
+	@$(BIN)/python -m tests.catalogue
+
 .PHONY: check
 check: $(VENV)/.dev ## Lint, types, architecture; changes nothing
 	$(BIN)/ruff check $(SOURCES)
