@@ -48,7 +48,7 @@ class ListingEnded:
     Attributes:
         part: The part.
         state: What that makes of the part.
-        message: Why, for a person, if it did not end well.
+        message: For a person: why it did not end well, or why its end is to be doubted.
         denied: Whether it broke off because the credentials may not go on.
     """
 

@@ -89,6 +89,7 @@ _ROWS = (
 )
 _IN_A_FOLDER = f"{_ROWS} WHERE prefix = ? AND name BETWEEN ? AND ?"
 _BETWEEN_FOLDERS = f"{_ROWS} WHERE prefix BETWEEN ? AND ? LIMIT ?"
+_COUNT = "SELECT count(*) FROM folder CROSS JOIN object ON folder = folder.id WHERE prefix >= ? AND prefix < ?"
 _AS_BYTES = re.compile(r"[0-9a-f]{32}")
 _PROOFS = {int(proof): proof for proof in VerifiedBy}
 
@@ -235,6 +236,12 @@ class Journal:
                 for key, size, etag, modified, verified_by, unflushed in self._rows(folders, rows_max=2 * len(keys))
                 if key in wanted
             }
+
+    def count(self, prefix: str) -> int:
+        """Return how many objects below a prefix, which ends in a slash, are recorded."""
+        with self._telling():
+            (objects,) = self._connection.execute(_COUNT, (prefix, f"{prefix[:-1]}0")).fetchone()
+        return int(objects)
 
     def _rows(self, folders: Mapping[str, Sequence[str]], rows_max: int) -> Iterable[tuple[Any, ...]]:
         """Return the rows of these names in these folders, and some of their neighbours."""

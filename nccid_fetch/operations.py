@@ -122,6 +122,7 @@ async def _fetch(
             report,
             settings.dest,
             settings.require_verified,
+            lists=plan_file is None,
         )
         reference = ReferenceReader(session)
         tools = Tools(
@@ -217,7 +218,7 @@ async def _parts(
         if PartState.DENIED in closed.values():
             raise AccessError(
                 f"nothing of what was asked for may be listed: {told}",
-                hint="check --profile; NCCID grants access part by part",
+                hint="check --profile; NCCID grants access part by part, and a bucket whose requester pays is not supported",
             )
         raise AccessError(
             f"nothing of what was asked for is in group {source.group} of {source.bucket}: {told}",

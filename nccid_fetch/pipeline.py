@@ -12,6 +12,7 @@ raised ends all tasks. Whatever ends the run, what was verified by then is put i
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -26,7 +27,7 @@ from .errors import DestinationFullError, EndpointError, ListingDeniedError, Obj
 from .events import Adopted, Event, Failed, Fetched, LimitSet, ListingEnded, Report, Retrying
 from .keys import is_folder_marker
 from .listing import Stream
-from .model import Check, Decision, Fetch, PartState, Refuse, Skip
+from .model import Check, Decision, Fetch, PartState, Refuse, RemoteObject, Skip
 from .planning import Planner
 from .tasks import loud
 from .transfer import Tools, check, fetch
@@ -37,6 +38,8 @@ DENIED_MAX = 32
 """A part of which so many objects are denied, and none came, is given up."""
 EXHAUSTED_MAX = 16
 """When so many objects in a row used up their attempts, it is not the objects."""
+MISMATCHED_MAX = 16
+"""When so many objects are not what their ETags say, and none ever was, it is not the objects."""
 
 Pages = Mapping[tuple[str, ...], AsyncGenerator[Stream, None]]
 """Streams of pages, as they come, and which parts they are of. A page has objects of one part only, in key order."""
@@ -50,10 +53,13 @@ class _Breaker:
     came: set[str] = field(default_factory=set)
     given_up: set[str] = field(default_factory=set)
     exhausted_in_a_row: int = 0
+    mismatched: int = 0
+    has_proof: bool = False
 
     def succeeded(self, part: str) -> None:
         self.came.add(part)
         self.exhausted_in_a_row = 0
+        self.has_proof = True
 
     def failed(self, part: str, error: ObjectError, report: Report) -> None:
         if error.reason is Reason.RETRIES_EXHAUSTED:
@@ -65,13 +71,23 @@ class _Breaker:
                 )
             return
         self.exhausted_in_a_row = 0
+        if error.reason is Reason.DIGEST_MISMATCH:
+            self.mismatched += 1
+            if self.mismatched >= MISMATCHED_MAX and not self.has_proof:
+                raise EndpointError(
+                    f"of {self.mismatched} objects none is what its ETag says, and none ever was; the last: {error}",
+                    hint="if this server's ETags are no MD5s, --verify size goes by the length alone; else something on "
+                    "the way changes what it sends",
+                )
         if error.reason is Reason.DENIED and part not in self.came:
             self.denied[part] = self.denied.get(part, 0) + 1
             if self.denied[part] >= DENIED_MAX and part not in self.given_up:
                 self.given_up.add(part)
                 report(
                     ListingEnded(
-                        part, PartState.DENIED, "it can be listed, but the credentials may not read its objects"
+                        part,
+                        PartState.DENIED,
+                        f"it can be listed, but its objects may not be read; of the last, the server said: {error}",
                     )
                 )
 
@@ -192,6 +208,8 @@ async def _flow(
                     await queue.put(decision)  # Waits while the workers are behind: this is the back-pressure.
                 case Refuse(remote, reason, message):
                     await committer.put(Ending(Failed(remote, reason, message)))
+                case Skip():
+                    breaker.has_proof = True  # An earlier run had it.
         return not decisions or part_of(decisions[0].remote.key, tools.group) not in breaker.given_up
 
     async with asyncio.TaskGroup() as group:
@@ -241,7 +259,7 @@ async def _produce(
 
     When the decisions about a part are no more wanted, each of its streams ends with the page that it has got.
     """
-    listed: set[str] = set()
+    listed: Counter[str] = Counter()
     given_up = False
     breaks: list[ListingDeniedError | EndpointError] = []
 
@@ -251,8 +269,7 @@ async def _produce(
         try:
             async with aclosing(stream):
                 async for page in stream:
-                    there = (remote.key for remote in page if not is_folder_marker(remote.key, remote.size))
-                    listed.update(part_of(key, planner.group) for key in islice(there, 1))
+                    listed.update(_counted(page, planner.group))
                     decisions = await planner.plan(page, nesting)
                     if not await deal(decisions) and len(parts) == 1:
                         given_up = True
@@ -273,8 +290,15 @@ async def _produce(
         elif breaks:
             end = ListingEnded(part, PartState.FAILED, str(breaks[0]))
         else:
-            end = ListingEnded(part, PartState.COMPLETE if part in listed else PartState.EMPTY)
+            state = PartState.COMPLETE if part in listed else PartState.EMPTY
+            end = ListingEnded(part, state, await planner.missing(part, listed[part]))
         planner.report(end)
+
+
+def _counted(page: Sequence[RemoteObject], group: str) -> dict[str, int]:
+    """Return how many objects a page has, by their part, which is one. A marker of a folder is none."""
+    keys = [remote.key for remote in page if not is_folder_marker(remote.key, remote.size)]
+    return {part_of(keys[0], group): len(keys)} if keys else {}
 
 
 async def _work(

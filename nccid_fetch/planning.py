@@ -15,9 +15,12 @@ from .journal import Journal
 from .keys import fold, is_folder_marker, path_of
 from .model import Decision, LocalFile, Record, Refuse, RemoteObject, Skip, VerifiedBy
 from .settings import Existing
-from .warehouse import part_of
+from .warehouse import part_of, part_prefix
 
 T = TypeVar("T")
+
+MISSING_MAX = 0.01
+"""So much of a part may be gone from the bucket before its listing is doubted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,7 @@ class Planner:
         report: Who wants to know.
         dest: The destination's path, for messages.
         require_verified: Only what is proved counts.
+        lists: Whether pages are of the listing of whole parts, and not of a plan.
     """
 
     group: str
@@ -47,6 +51,7 @@ class Planner:
     report: Report
     dest: Path
     require_verified: bool = False
+    lists: bool = True
 
     async def plan(self, objects: Sequence[RemoteObject], nesting: Nesting) -> list[Decision]:
         """Decide what each object of a page needs, and report the page.
@@ -74,6 +79,26 @@ class Planner:
             part = part_of(decisions[0].remote.key, self.group)
             self.report(PagePlanned(part, decisions, _known_by_size(decisions, records)))
         return decisions
+
+    async def missing(self, part: str, listed: int) -> str | None:
+        """Say so if a part was listed to its end, and more of it is recorded than could be gone in the meantime.
+
+        Its end may be that of an answer that a proxy kept, or cut short: S3's own says that it is the last as well.
+
+        Args:
+            part: The part.
+            listed: How many keys it has by the listing.
+        """
+        journal = self.journal
+        if journal is None or not self.lists:
+            return None
+        recorded = await self.journal_thread.run(lambda: journal.count(part_prefix(self.group, part)))
+        if recorded - listed <= recorded * MISSING_MAX:
+            return None
+        return (
+            f"its listing counts {listed:,}, and {recorded:,} of its objects are in place: "
+            "unless the bucket has lost some, it is not the whole; list again later"
+        )
 
     def _sift(
         self, objects: Sequence[RemoteObject]

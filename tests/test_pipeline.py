@@ -6,7 +6,7 @@ import random
 import re
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from hashlib import md5
@@ -26,18 +26,18 @@ from nccid_fetch.events import Committed, Event, LimitSet, ListingEnded, PagePla
 from nccid_fetch.journal import Journal
 from nccid_fetch.listing import ShardedListing
 from nccid_fetch.model import Fetch, PartState, RemoteObject, Why
-from nccid_fetch.pipeline import DENIED_MAX, EXHAUSTED_MAX, QUEUE_OBJECTS
+from nccid_fetch.pipeline import DENIED_MAX, EXHAUSTED_MAX, MISMATCHED_MAX, QUEUE_OBJECTS
 from nccid_fetch.planfile import write_decision, write_header
 from nccid_fetch.planning import Planner
-from nccid_fetch.settings import Settings, Source, Transport
+from nccid_fetch.settings import Settings, Source, Transport, Verify
 from nccid_fetch.staging import StagedFile
-from nccid_fetch.store.pages import PAGE_KEYS, Lister
+from nccid_fetch.store.pages import Lister, PAGE_KEYS
 from nccid_fetch.store.reactor import Reactor
 from nccid_fetch.store.signing import Signer
-
 from .catalogue import fault
-from .oracle import Version, check_tree, fetch, fetching, files_of, md5_hex, records, remote_of, snapshot
-from .servers.scripted import MODIFIED, Action, CorruptBody, Cut, Do, Drop, Hold, Page, ScriptedS3, Status
+from .oracle import check_tree, fetch, fetching, files_of, md5_hex, records, remote_of, Run, snapshot, Version
+from .servers.scripted import Action, CorruptBody, Cut, Do, Drop, Hold, MODIFIED, Page, ScriptedS3, Stall, Status
+from nccid_fetch.retry import MISMATCHES_MAX
 
 DAY = timedelta(days=1)
 
@@ -222,7 +222,11 @@ def test_what_is_planned_and_not_begun_is_bounded_whatever_the_size_of_the_bucke
     assert QUEUE_OBJECTS <= planned <= QUEUE_OBJECTS + len(parts) * PAGE_KEYS + concurrency
 
 
-def test_as_many_objects_are_in_flight_as_was_asked_for_and_no_more(s3: ScriptedS3, dest: Path) -> None:
+@fault(11)
+@pytest.mark.parametrize("transport", [Transport.FAST, Transport.AIOBOTO3])
+def test_as_many_objects_are_in_flight_as_was_asked_for_and_no_more(
+    s3: ScriptedS3, dest: Path, transport: Transport
+) -> None:
     stock(s3, 60)
     enough = threading.Event()
 
@@ -231,7 +235,7 @@ def test_as_many_objects_are_in_flight_as_was_asked_for_and_no_more(s3: Scripted
             enough.set()
 
     s3.script("get", Do(arrived, Hold(enough)), count=None)
-    assert fetch(s3, dest, concurrency=20).exit_code == 0
+    assert fetch(s3, dest, concurrency=20, transport=transport).exit_code == 0
     assert s3.in_flight_max == 20
 
 
@@ -315,6 +319,7 @@ def test_a_fixed_number_stays_what_it_is(s3: ScriptedS3, dest: Path) -> None:
 # --- What goes wrong with one object, and with one part -------------------------------------------
 
 
+@fault(31)
 def test_one_bad_object_does_not_stop_the_others(s3: ScriptedS3, dest: Path) -> None:
     keys = stock(s3, 30)
     bad: dict[str, Action] = {
@@ -345,6 +350,7 @@ def _grant(s3: ScriptedS3, *parts: str) -> None:
     s3.allow_list = lambda prefix, delimiter: prefix.split("/")[1] in parts
 
 
+@fault(33)
 @pytest.mark.parametrize(
     ("parts", "options", "code"),
     [((), {}, 0), ((), {"strict": True}, 4), (("data", "ct"), {}, 4), (("data",), {}, 0)],
@@ -376,6 +382,7 @@ def test_parts_that_are_not_there_are_absent_and_all_the_others_are_well(s3: Scr
     }
 
 
+@fault(33)
 def test_when_all_that_was_asked_for_is_denied_or_absent_nothing_is_written(s3: ScriptedS3, dest: Path) -> None:
     stock(s3, 5)
     assert fetch(s3, dest, "ct").exit_code == 4
@@ -384,13 +391,24 @@ def test_when_all_that_was_asked_for_is_denied_or_absent_nothing_is_written(s3: 
     assert not dest.exists()
 
 
+@fault(37)
+def test_a_denial_of_all_says_that_nobody_pays_for_others(s3: ScriptedS3, dest: Path) -> None:
+    """S3 does not tell a bucket whose requester pays from one that is closed."""
+    _grant(s3)
+    run = fetch(s3, dest)
+    assert run.exit_code == 4
+    assert run.error is not None
+    assert "requester pays is not supported" in str(run.error.hint)
+
+
 def test_when_all_that_was_asked_for_is_empty_that_is_4(s3: ScriptedS3, dest: Path) -> None:
     _grant(s3, "mri")
     assert fetch(s3, dest, "mri").exit_code == 4
 
 
+@fault(52, 54)
 @pytest.mark.parametrize(
-    ("fault", "code"),
+    ("trouble", "code"),
     [
         (Status(403, "AccessDenied"), 4),
         (Status(500, "InternalError"), 5),
@@ -401,11 +419,11 @@ def test_when_all_that_was_asked_for_is_empty_that_is_4(s3: ScriptedS3, dest: Pa
     ids=["denied", "server error", "dropped", "captive portal", "cut short"],
 )
 def test_a_listing_that_breaks_off_fails_its_part_and_the_others_finish(
-    s3: ScriptedS3, dest: Path, fault: Action, code: int
+    s3: ScriptedS3, dest: Path, trouble: Action, code: int
 ) -> None:
     keys, others = stock(s3, 40), stock(s3, 15, "ct")
     _pages_of(s3, 10)
-    s3.script("list", fault, key="training/data/", after=1, count=None)
+    s3.script("list", trouble, key="training/data/", after=1, count=None)
     run = fetch(s3, dest)
     assert run.exit_code == code
     assert {part: str(run.tally.parts[part].state) for part in ("data", "ct")} == {
@@ -421,6 +439,7 @@ def _pages_of(s3: ScriptedS3, keys: int) -> None:
     s3._page = lambda after, prefix, delimiter, limit: whole(after, prefix, delimiter, min(limit, keys))  # type: ignore[method-assign]
 
 
+@fault(33)
 def test_a_part_whose_objects_are_all_denied_is_given_up(s3: ScriptedS3, dest: Path) -> None:
     keys = stock(s3, 10)
     closed = stock(s3, 300, "ct")
@@ -431,6 +450,57 @@ def test_a_part_whose_objects_are_all_denied_is_given_up(s3: ScriptedS3, dest: P
     assert check_tree(dest, snapshot(s3)) == set(keys)
     assert DENIED_MAX <= sum(s3.gets(key) for key in closed) <= DENIED_MAX + 4
     assert run.left_over == 300 - run.tally.failed > 0
+
+
+@fault(34)
+def test_a_part_whose_key_may_not_be_used_is_given_up_and_says_so_once(s3: ScriptedS3, dest: Path) -> None:
+    keys, closed = stock(s3, 10), stock(s3, 100, "ct")
+    for key in closed:
+        s3.script("get", Status(403, "AccessDenied", "not authorized to perform: kms:Decrypt"), key=key, count=None)
+    run = fetch(s3, dest, concurrency=4, transport=Transport.AIOBOTO3)
+    assert run.exit_code == 4
+    assert "(KMS)" in str(run.tally.parts["ct"].message)
+    assert max(map(s3.gets, closed)) == 1
+    assert sum(map(s3.gets, closed)) <= DENIED_MAX + 4
+    assert check_tree(dest, snapshot(s3)) == set(keys)
+
+
+def _spoil(s3: ScriptedS3, keys: Sequence[str]) -> None:
+    """Let objects have ETags with the look of an MD5, as some servers make them."""
+    for key in keys:
+        s3.put(key, key.encode(), etag=md5_hex(b"a number of its own"))
+
+
+@fault(43)
+@pytest.mark.parametrize("transport", [Transport.FAST, Transport.AIOBOTO3])
+def test_a_server_whose_etags_are_no_md5s_is_found_out_and_not_downloaded_three_times(
+    s3: ScriptedS3, dest: Path, transport: Transport
+) -> None:
+    keys = [key_of(number) for number in range(40)]
+    _spoil(s3, keys)
+    run = fetch(s3, dest, concurrency=4, transport=transport)
+    assert isinstance(run.error, EndpointError)
+    assert run.exit_code == 5
+    assert "--verify size" in str(run.error.hint)
+    assert s3.gets() <= (MISMATCHED_MAX + 4) * MISMATCHES_MAX
+    assert check_tree(dest, snapshot(s3)) == set()
+    assert fetch(s3, dest, transport=transport, verify=Verify.SIZE).exit_code == 0
+    assert check_tree(dest, snapshot(s3)) == set(keys)
+
+
+@fault(43)
+@pytest.mark.parametrize("when", ["in this run", "in an earlier one"])
+def test_where_an_etag_was_an_md5_objects_that_are_not_what_theirs_say_are_each_told(
+    s3: ScriptedS3, dest: Path, when: str
+) -> None:
+    good, *bad = (key_of(number) for number in range(MISMATCHED_MAX + 10))
+    s3.put(good, b"good")
+    if when == "in an earlier one":
+        fetch(s3, dest)
+    _spoil(s3, bad)
+    run = fetch(s3, dest, concurrency=1)
+    assert (run.exit_code, run.error) == (1, None)
+    assert run.reasons == dict.fromkeys(bad, "digest_mismatch")
 
 
 def test_a_few_denied_objects_do_not_close_a_part(s3: ScriptedS3, dest: Path) -> None:
@@ -457,6 +527,65 @@ def test_an_endpoint_that_is_gone_ends_the_run_and_not_every_object(s3: Scripted
     assert run.tally.listed.objects == 100
 
 
+# --- Listings that end too early ------------------------------------------------------------------
+
+
+def _endings(run: Run) -> dict[str, tuple[PartState, str | None]]:
+    return {event.part: (event.state, event.message) for event in run.events if isinstance(event, ListingEnded)}
+
+
+@fault(55)
+def test_a_listing_that_has_less_than_is_in_place_is_doubted_and_nothing_is_deleted(s3: ScriptedS3, dest: Path) -> None:
+    keys = [*stock(s3, 15), *stock(s3, 20, "ct"), *stock(s3, 5, "ct-metadata")]
+    assert set(_endings(fetch(s3, dest)).values()) == {(PartState.COMPLETE, None)}
+    _pages_of(s3, 10)
+    s3.script("list", Page(_as_the_last), key="training/ct/")
+    run = fetch(s3, dest)
+    state, message = _endings(run)["ct"]
+    assert state is PartState.COMPLETE
+    assert str(message).startswith("its listing counts 10, and 20 of its objects are in place")
+    assert {message for part, (_, message) in _endings(run).items() if part != "ct"} == {None}
+    assert run.exit_code == 0
+    assert check_tree(dest, snapshot(s3)) == set(keys)
+
+
+def _as_the_last(page: bytes) -> bytes:
+    """Say of a page that there is no other."""
+    page = page.replace(b"<IsTruncated>true<", b"<IsTruncated>false<")
+    return re.sub(b"<NextContinuationToken>.*?</NextContinuationToken>", b"", page)
+
+
+@fault(55)
+@pytest.mark.parametrize(("deleted", "doubted"), [(0, False), (1, False), (2, True), (100, True)])
+def test_a_part_may_lose_one_object_in_a_hundred_without_a_word(
+    s3: ScriptedS3,
+    dest: Path,
+    deleted: int,
+    doubted: bool,  # noqa: FBT001
+) -> None:
+    keys = stock(s3, 100)
+    stock(s3, 1, "ct")
+    s3.put("training/data/", b"")  # What the bucket has beside them hides no loss.
+    fetch(s3, dest)
+    for key in keys[:deleted]:
+        s3.delete(key)
+    state, message = _endings(fetch(s3, dest))["data"]
+    assert state is (PartState.EMPTY if deleted == 100 else PartState.COMPLETE)
+    assert (message is not None) is doubted
+
+
+@fault(55)
+def test_a_plan_of_some_objects_is_no_listing_that_ended_too_early(s3: ScriptedS3, dest: Path, tmp_path: Path) -> None:
+    keys = stock(s3, 20)
+    fetch(s3, dest)
+    plan = tmp_path / "plan.jsonl"
+    with plan.open("w") as out:
+        write_header(out, Source())
+        for key in keys[:2]:
+            write_decision(out, Fetch(remote_of(s3, key), Why.MISSING))
+    assert _endings(fetch(s3, dest, plan_file=plan)) == {"data": (PartState.COMPLETE, None)}
+
+
 # --- Keys -----------------------------------------------------------------------------------------
 
 HOSTILE = [
@@ -468,6 +597,22 @@ HOSTILE = [
     f"training/data/{'n' * 256}",
     "training/data/folder-with-bytes/",
 ]
+
+
+@fault(47)
+def test_a_marker_of_a_folder_is_passed_over_and_one_with_bytes_is_refused_by_name(s3: ScriptedS3, dest: Path) -> None:
+    s3.put("training/data/empty/", b"")
+    s3.put("training/data/Covid0/", b"")
+    s3.put("training/data/Covid0/a.json", b"{}")
+    s3.put("training/data/Covid1/", b"not empty")
+    s3.put("training/data/Covid1/b.json", b"{}")
+    for _ in range(2):
+        run = fetch(s3, dest)
+        assert (run.exit_code, run.reasons) == (1, {"training/data/Covid1/": "unsafe_key"})
+        assert run.tally.listed.objects == 3
+        assert check_tree(dest, snapshot(s3)) == {"training/data/Covid0/a.json", "training/data/Covid1/b.json"}
+    assert not (dest / "data/empty").exists()
+    assert s3.gets() == 2
 
 
 @fault(111)
@@ -795,6 +940,28 @@ def test_a_run_cancelled_at_any_moment_leaves_whole_files_and_a_journal_to_go_on
     assert s3.gets() - before == len(keys) - run.tally.skipped.objects
 
 
+@fault(24)
+@pytest.mark.parametrize("transport", [Transport.FAST, Transport.AIOBOTO3])
+def test_a_run_that_is_cancelled_over_bodies_of_every_kind_leaves_no_connection_and_no_task(
+    s3: ScriptedS3, dest: Path, transport: Transport
+) -> None:
+    keys = stock(s3, 40)
+    for number, key in enumerate(keys):
+        s3.script("get", (Stall(0), Stall(5), Cut(3), Status(500, "InternalError"))[number % 4], key=key, count=None)
+
+    async def main() -> None:
+        task = asyncio.create_task(fetching(s3, dest, transport=transport))
+        await asyncio.to_thread(s3.wait_until, lambda: s3.gets() >= 8)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        await asyncio.to_thread(s3.wait_until, lambda: not s3.connections)  # The kernel tells it, in its own time.
+
+    asyncio.run(main())
+    assert check_tree(dest, snapshot(s3)) == set()
+
+
 def test_a_file_that_is_being_hashed_when_the_run_is_cancelled_is_not_closed_under_the_thread(
     s3: ScriptedS3, dest: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -909,6 +1076,7 @@ def test_events_of_bytes_add_up_to_what_was_fetched(s3: ScriptedS3, dest: Path) 
     assert any(isinstance(event, Committed) for event in run.events)
 
 
+@fault(29)
 def test_a_destination_may_hold_two_versions_in_turn_but_never_a_mix(s3: ScriptedS3, dest: Path) -> None:
     keys = stock(s3, 20)
     known = snapshot(s3)

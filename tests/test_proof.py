@@ -195,6 +195,7 @@ def test_a_checksum_of_checksums_is_ignored(s3: ScriptedS3, dest: Path, headers:
 def test_a_checksum_of_a_part_that_a_server_gives_for_the_objects_never_fails_it(
     s3: ScriptedS3,
     dest: Path,
+    *,
     transport: Transport,
     parts: list[int] | None,
     headers: dict[str, str],

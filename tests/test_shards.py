@@ -24,6 +24,7 @@ from nccid_fetch.settings import Source, Transport
 from nccid_fetch.shards import NAMES_MAX, SHARDS_MAX, Edges, Shards
 from nccid_fetch.store.pages import PAGE_KEYS, Lister, Page
 
+from .catalogue import fault
 from .conftest import run
 from .oracle import check_tree, fetch, fetching, remote_of, snapshot
 from .servers.scripted import Action, Do, Exchange, Honest, ScriptedS3, Stall, Status
@@ -296,6 +297,7 @@ def test_a_part_listed_in_shards_is_the_part_listed_page_after_page(
     assert all(stream == sorted(stream) for stream in streams)
 
 
+@fault(56)
 @given(
     present=st.sets(keys, min_size=10, max_size=60),
     changes=st.lists(st.tuples(st.booleans(), keys), max_size=8),
@@ -418,6 +420,7 @@ def test_a_shard_that_breaks_takes_none_of_the_others_along() -> None:
     assert missing[0] == next(key for key in bucket.keys if key > broken[0])
 
 
+@fault(53)
 def test_a_shard_that_goes_back_before_its_beginning_is_an_error() -> None:
     """As a server's would that does not know where a listing is to begin."""
     bucket = Bucket(stocked(60, 3))

@@ -1,6 +1,7 @@
 """The session and the two readers: whom they talk to, with what rights, and what they make of every answer."""
 
 import gzip
+import asyncio
 import hashlib
 import sys
 import traceback
@@ -401,6 +402,38 @@ def test_a_header_that_is_not_utf8_is_nothing_to_a_reader(s3: ScriptedS3, make: 
 def test_a_header_that_is_not_utf8_keeps_no_facts_away(s3: ScriptedS3) -> None:
     s3.script("head", Body(b"", headers={"x-amz-meta-name": "Jos\xe9", "x-amz-server-side-encryption": "aws:kms"}))
     assert talk(lambda session: ReferenceReader(session).facts(HERE), s3) == Facts("aws:kms")
+
+
+@fault(24)
+@both
+@pytest.mark.parametrize("times", [1, 8192], ids=["small", "large"])
+def test_bodies_that_fail_or_are_given_up_leave_no_connection_in_use(s3: ScriptedS3, make: Make, times: int) -> None:
+    """A pool of four, and four times six requests that end badly: with one place lost to each, the next would wait."""
+    data = DATA * times
+    remote = HERE._replace(size=len(data), etag=ETag(hashlib.md5(data).hexdigest()))
+    troubles = (Stall(0), Stall(len(data) // 2), Cut(len(data) // 2), Body(data + b"more"))
+    s3.put(KEY, data)
+
+    async def scenario(session: Session) -> list[bytes]:
+        reader = make(session)
+        for storm in range(6):
+            for trouble in troubles:
+                s3.script("get", trouble)
+            before = s3.gets()
+            tasks = [asyncio.create_task(read(reader, remote)) for _ in troubles]
+            if storm % 2:
+                await asyncio.sleep(0)  # They have only just begun.
+            else:
+                await asyncio.to_thread(s3.wait_until, lambda: s3.gets() >= before + len(troubles))  # noqa: B023 - awaited here.
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            s3._script.clear()
+            await asyncio.to_thread(s3.wait_until, lambda: not s3.in_flight)
+        async with asyncio.timeout(10):
+            return [body for _, _, body in await asyncio.gather(*(read(reader, remote) for _ in range(4)))]
+
+    assert talk(scenario, s3) == [data] * 4
 
 
 RANGES: dict[str, Action] = {

@@ -152,7 +152,9 @@ def _remarks(summary: Summary, *, raised: bool) -> Iterator[tuple[str, str]]:
             case PartState.DENIED:
                 yield denied, f"{name} is denied: {part.message or 'the credentials may not list it'}{asked}"
             case PartState.ABSENT | PartState.EMPTY:
-                yield nothing_there, f"{name} is {part.state}: there are no objects in it"
+                yield nothing_there, f"{name} is {part.state}: {part.message or 'there are no objects in it'}"
+            case PartState.COMPLETE if part.message:
+                yield "warning", f"{name}: {part.message}"
             case PartState.FAILED:
                 yield "error", f"the listing of {name} broke off: {part.message}; run the same command again"
     if summary.exit_code == 3:

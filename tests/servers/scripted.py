@@ -508,6 +508,22 @@ class ScriptedS3:
         with self._lock:
             return self._in_flight_max
 
+    @property
+    def in_flight(self) -> int:
+        """How many requests are being answered."""
+        with self._lock:
+            return self._in_flight
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        return len(self._connections)
+
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        """Look until something is so of what is seen here, for ten seconds at most; in a thread beside the loop."""
+        pause = threading.Event()
+        assert any(condition() or pause.wait(0.01) for _ in range(1000)), "it did not come to that"
+
     def gets(self, key: str | None = None) -> int:
         """Count the GETs of objects, or of one object."""
         return sum(seen.operation == "get" and key in (None, seen.key) for seen in self.requests)
