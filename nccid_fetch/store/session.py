@@ -257,6 +257,7 @@ async def open_session(source: Source, *, connections: int, stall_seconds: float
                 session.client("s3", region_name=region, endpoint_url=source.endpoint_url, config=config)
             )
             client.meta.events.register("before-call.s3", _stay_here)
+            client.meta.events.register("before-call.s3", _leave_proof_to_us)
             base_url = await _locate(client, source.bucket)
         except (BotoCoreError, ValueError) as error:
             raise UsageError(
@@ -341,6 +342,14 @@ def _stay_here(params: dict[str, Any], **_: Any) -> None:  # noqa: ANN401 - boto
     It would take an error for a wrong region, ask HeadBucket, and send the request again to another host.
     """
     params["context"].setdefault("s3_redirect", {})["redirected"] = True
+
+
+def _leave_proof_to_us(params: dict[str, Any], **_: Any) -> None:  # noqa: ANN401 - botocore has no types.
+    """Let botocore hold no checksum against a body: it takes one that comes with a range for that of the range.
+
+    S3 sends that of the whole object there, or of its parts, so that no body could be resumed. `proof` knows which count.
+    """
+    params["context"].get("checksum", {}).pop("response_algorithms", None)
 
 
 async def _load_credentials(core: aiobotocore.session.AioSession) -> Any:  # noqa: ANN401 - botocore has no types.
