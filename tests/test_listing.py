@@ -536,7 +536,7 @@ PASSING: dict[str, Action] = {
 }
 
 
-@fault(15, 23, 52)
+@fault(15, 52, 54)
 @pytest.mark.parametrize("trouble", PASSING.values(), ids=PASSING)
 @pytest.mark.parametrize("after", [0, 2], ids=["first page", "third page"])
 def test_a_page_that_did_not_come_whole_is_asked_for_again_and_none_is_lost(

@@ -173,6 +173,7 @@ def test_an_object_without_bytes_becomes_a_file_without_bytes(
     s3.put(KEY, b"")
     assert bench.fetch(transport=transport) == b""
     assert bench.verified_by is VerifiedBy.MD5
+    assert bench.ranges == [None], "S3 answers 416 to any range of nothing"
 
 
 @fault(50)
