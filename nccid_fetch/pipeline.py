@@ -16,7 +16,6 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from typing import Any
 
 from .adaptive import AdaptiveLimit

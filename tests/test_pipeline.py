@@ -29,15 +29,16 @@ from nccid_fetch.model import Fetch, PartState, RemoteObject, Why
 from nccid_fetch.pipeline import DENIED_MAX, EXHAUSTED_MAX, MISMATCHED_MAX, QUEUE_OBJECTS
 from nccid_fetch.planfile import write_decision, write_header
 from nccid_fetch.planning import Planner
+from nccid_fetch.retry import MISMATCHES_MAX
 from nccid_fetch.settings import Settings, Source, Transport, Verify
 from nccid_fetch.staging import StagedFile
-from nccid_fetch.store.pages import Lister, PAGE_KEYS
+from nccid_fetch.store.pages import PAGE_KEYS, Lister
 from nccid_fetch.store.reactor import Reactor
 from nccid_fetch.store.signing import Signer
+
 from .catalogue import fault
-from .oracle import check_tree, fetch, fetching, files_of, md5_hex, records, remote_of, Run, snapshot, Version
-from .servers.scripted import Action, CorruptBody, Cut, Do, Drop, Hold, MODIFIED, Page, ScriptedS3, Stall, Status
-from nccid_fetch.retry import MISMATCHES_MAX
+from .oracle import Run, Version, check_tree, fetch, fetching, files_of, md5_hex, records, remote_of, snapshot
+from .servers.scripted import MODIFIED, Action, CorruptBody, Cut, Do, Drop, Hold, Page, ScriptedS3, Stall, Status
 
 DAY = timedelta(days=1)
 

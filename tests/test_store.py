@@ -1,7 +1,7 @@
 """The session and the two readers: whom they talk to, with what rights, and what they make of every answer."""
 
-import gzip
 import asyncio
+import gzip
 import hashlib
 import sys
 import traceback
