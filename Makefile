@@ -27,6 +27,10 @@ test: $(VENV)/.dev ## Run the tests; ARGS="-k journal" for some of them
 faults: $(VENV)/.dev ## Print the catalogue of faults, and the tests that show what becomes of each
 	@$(BIN)/python -m tests.catalogue
 
+.PHONY: mutants
+mutants: $(VENV)/.dev ## Take each guard out of a copy, and see that its test fails; ARGS="If-Match" for some
+	$(BIN)/python -m tests.mutants $(ARGS)
+
 .PHONY: check
 check: $(VENV)/.dev ## Lint, types, architecture; changes nothing
 	$(BIN)/ruff check $(SOURCES)

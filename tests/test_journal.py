@@ -363,6 +363,11 @@ journal.commit(batch())
 # ---- The file
 
 
+def test_a_commit_waits_until_the_disk_has_it(dest: Path) -> None:
+    with opened(dest) as journal:
+        assert journal._connection.execute("PRAGMA synchronous").fetchone() == (2,), "FULL"
+
+
 @fault(109)
 def test_after_a_run_exactly_one_file_remains(dest: Path) -> None:
     with opened(dest) as journal:

@@ -894,6 +894,14 @@ def test_nothing_is_recorded_before_it_is_in_place(s3: ScriptedS3, dest: Path, m
     assert len(placed) == 20
 
 
+def test_what_cannot_get_its_name_in_the_end_is_not_recorded(s3: ScriptedS3, dest: Path) -> None:
+    keys = stock(s3, 3)
+    name = dest / keys[1].removeprefix("training/")
+    s3.script("get", Do(lambda: name.mkdir(parents=True)), key=keys[1])  # After the disk was looked at.
+    assert fetch(s3, dest).reasons == {keys[1]: "conflict"}
+    assert set(records(dest)) == {keys[0], keys[2]}
+
+
 def test_the_destination_comes_before_the_endpoint_when_both_fail(
     s3: ScriptedS3, dest: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -72,8 +72,11 @@ def test_an_md5_in_upper_case_is_the_same_md5(s3: ScriptedS3, dest: Path) -> Non
 @BOTH
 @pytest.mark.parametrize(
     ("parts", "asked"),
-    [(UNIFORM, ["1"]), ([len(DATA)], ["1"]), ([512, 512], ["1"]), (RAGGED, ["1", "2", "3"])],
-    ids=["uniform", "a single part", "two equal parts", "ragged"],
+    [
+        *((UNIFORM, ["1"]), ([len(DATA)], ["1"]), ([512, 512], ["1"]), (RAGGED, ["1", "2", "3"])),
+        ([400, 200, 424], ["1", "1", "2", "3"]),
+    ],
+    ids=["uniform", "a single part", "two equal parts", "ragged", "with the sum of even ones"],
 )
 def test_a_multipart_etag_is_rebuilt_from_the_sizes_of_its_parts(
     s3: ScriptedS3, dest: Path, transport: Transport, parts: list[int], asked: list[str]

@@ -1,0 +1,864 @@
+"""Whether the tests bite: each guard that matters is taken out of a copy of the code, and its test has to fail.
+
+python -m tests.mutants              # all of them, on all cores: a few minutes
+python -m tests.mutants If-Match     # those whose name has this in it
+
+A guard is a small text in one module, and what stands there once it is gone. The copy is of the whole tree, has that
+one change, and runs the named test alone. A test that passes nevertheless is a survivor, and the exit code is 1; so it
+is where a named test fails without any change. `test_mutants.py` sees to it that every text is still there, exactly
+once, and that every test has the name by which it is called here.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = "nccid_fetch"
+_LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "__pycache__", "*.egg-info", ".*_cache", ".hypothesis")
+_TEST_SECONDS_MAX = 40
+_SECONDS_MAX = 180.0
+_TIMED_OUT = "from pytest-timeout"
+_FAILED = 1
+"""What pytest exits with when tests failed. Any other code, as of a module that cannot be imported, proves nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """A place in the code that something depends on, and the test that fails without it.
+
+    Attributes:
+        name: What it keeps from happening, or sees to.
+        module: Its file, below the package.
+        text: What stands there; exactly once in the file.
+        gone: What stands there when the guard is gone.
+        test: The test that must fail then: file and function.
+    """
+
+    name: str
+    module: str
+    text: str
+    gone: str
+    test: str
+
+    def removed_from(self, source: str) -> str:
+        """Return a module's text without the guard.
+
+        Raises:
+            ValueError: The text is not there, or more than once.
+        """
+        if (times := source.count(self.text)) != 1:
+            raise ValueError(f"{self.module} has the text of the guard {self.name!r} {times} times, not once")
+        return source.replace(self.text, self.gone)
+
+
+GUARDS = (
+    # One version of an object, whole.
+    Guard(
+        "If-Match: the fast reader asks for the version that was listed",
+        "store/fast.py",
+        'extra = {"if-match": remote.etag.header}',
+        "extra: dict[str, str] = {}",
+        "test_store.py::test_a_body_is_asked_for_under_the_etag_that_was_listed",
+    ),
+    Guard(
+        "If-Match: the reference reader asks for the version that was listed",
+        "store/reference.py",
+        "IfMatch=remote.etag.header, ",
+        "",
+        "test_store.py::test_a_body_is_asked_for_under_the_etag_that_was_listed",
+    ),
+    Guard(
+        "the ETag of the answer is compared, for not every server honours If-Match",
+        "ranges.py",
+        "if body.etag != remote.etag:",
+        "if False:",
+        "test_transfer.py::test_a_version_of_the_same_length_on_a_server_that_ignores_if_match_is_changed",
+    ),
+    Guard(
+        "a replaced object is told from one that cannot be had",
+        "store/fast.py",
+        "if status == 412:",
+        "if False:",
+        "test_store.py::test_an_object_that_was_replaced_is_changed",
+    ),
+    Guard(
+        "every attempt has a staged file of its own",
+        "transfer.py",
+        "self.staged.discard)\n            self.staged = self._new_staged()",
+        "self.staged.close)\n            self.staged.size = 0",
+        "test_transfer.py::test_each_attempt_has_a_staged_file_of_its_own",
+    ),
+    Guard(
+        "no more bytes are staged than were listed",
+        "transfer.py",
+        "if staged.size + received > remote.size:",
+        "if False:",
+        "test_transfer.py::test_no_more_bytes_are_staged_than_were_listed",
+    ),
+    Guard(
+        "a body that is longer than it promised fills no memory",
+        "store/reactor.py",
+        "(self.is_whole and self._received >= self.length)",
+        "False",
+        "test_reactor.py::test_a_body_that_is_longer_than_its_length_says_is_cut_short_and_fills_no_memory",
+    ),
+    Guard(
+        "a body that ends early is short",
+        "transfer.py",
+        "if staged.size != remote.size:",
+        "if False:",
+        "test_transfer.py::test_a_body_that_ends_early_without_a_word_is_short_also_where_nothing_is_hashed",
+    ),
+    Guard(
+        "a body that promises another length is not begun",
+        "ranges.py",
+        "if body.length != length:",
+        "if False:",
+        "test_transfer.py::test_a_body_that_promises_another_length_is_not_even_begun",
+    ),
+    Guard(
+        "the fast reader takes no body of unknown length",
+        "store/fast.py",
+        " or exchange.length < 0:",
+        ":",
+        "test_store.py::test_a_body_that_does_not_say_how_long_it_is_is_not_read",
+    ),
+    Guard(
+        "the reference reader takes no body of unknown length",
+        "store/reference.py",
+        'if "ContentLength" not in response:',
+        'if response.setdefault("ContentLength", remote.size) < 0:',
+        "test_store.py::test_a_body_that_does_not_say_how_long_it_is_is_not_read",
+    ),
+    Guard(
+        "a range too long is not written over its neighbour",
+        "ranges.py",
+        "if start > stop:",
+        "if False:",
+        "test_ranges.py::test_a_range_that_is_too_long_is_not_written_over_the_next",
+    ),
+    Guard(
+        "a range that ends early is an error",
+        "ranges.py",
+        "if start != stop:",
+        "if False:",
+        "test_ranges.py::test_what_is_wrong_with_one_range_is_an_error_and_no_byte_of_it_counts",
+    ),
+    Guard(
+        "what came beyond a gap is cut off",
+        "staging.py",
+        "os.ftruncate(self._fd, self.size)",
+        "pass",
+        "test_ranges.py::test_what_came_beyond_a_gap_is_cut_off",
+    ),
+    Guard(
+        "Content-Range: the fast reader takes no other range than it asked for",
+        "store/fast.py",
+        "if is_part and not exchange.headers",
+        "if False and not exchange.headers",
+        "test_store.py::test_a_range_that_is_answered_with_something_else_is_not_read",
+    ),
+    Guard(
+        "Content-Range: the reference reader takes no other range than it asked for",
+        "store/reference.py",
+        "if is_part and not str(",
+        "if False and not str(",
+        "test_transfer.py::test_a_range_from_another_place_begins_anew_also_where_nothing_is_hashed",
+    ),
+    # Proof.
+    Guard(
+        "nothing gets a name unproved",
+        "transfer.py",
+        "if staged.md5 is None:",
+        "if True:",
+        "test_transfer.py::test_wrong_bytes_of_the_right_length_are_refused_after_three_of_them",
+    ),
+    Guard(
+        "the MD5 is compared",
+        "proof.py",
+        "if remote.etag.md5 == md5:",
+        "if True:",
+        "test_transfer.py::test_wrong_bytes_once_are_mended_by_the_next_attempt",
+    ),
+    Guard(
+        "an MD5 that differs is corruption, unless the headers say that it is none",
+        "proof.py",
+        "if remote.etag.md5 is not None and not facts.etag_is_opaque:",
+        "if False:",
+        "test_proof.py::test_without_kms_an_etag_that_is_not_the_md5_is_corruption",
+    ),
+    Guard(
+        "under KMS an ETag is no MD5",
+        "store/protocol.py",
+        'return self.customer_key or (self.encryption or "").startswith("aws:kms")',
+        "return self.customer_key",
+        "test_proof.py::test_an_etag_under_kms_is_no_md5_and_no_corruption",
+    ),
+    Guard(
+        "the MD5s of the parts are compared",
+        "proof.py",
+        "multipart_etag(chunks(), sizes)) == remote.etag:",
+        "multipart_etag(chunks(), sizes)):",
+        "test_proof.py::test_a_multipart_object_with_a_wrong_byte_is_a_mismatch",
+    ),
+    Guard(
+        "parts that a server does not know are not guessed",
+        "store/reference.py",
+        "if size is None or (size == remote.size and remote.etag.parts != 1):",
+        "if size is None:",
+        "test_store.py::test_a_server_that_knows_no_parts_leaves_their_sizes_unknown",
+    ),
+    Guard(
+        "parts that only look even are asked for one by one",
+        "proof.py",
+        "exact = await reference.part_sizes(remote, each=True)",
+        "exact = sizes",
+        "test_proof.py::test_a_multipart_etag_is_rebuilt_from_the_sizes_of_its_parts",
+    ),
+    Guard(
+        "a checksum of the whole object is compared",
+        "proof.py",
+        "if actual != expected:",
+        "if False:",
+        "test_proof.py::test_a_checksum_that_differs_is_a_mismatch",
+    ),
+    Guard(
+        "a checksum of checksums is not taken for one of the object",
+        "store/protocol.py",
+        'if value and "-" not in value:',
+        "if value:",
+        "test_proof.py::test_a_checksum_of_checksums_is_ignored",
+    ),
+    Guard(
+        "what is known by its size alone is no success where proof is required",
+        "summary.py",
+        "if settings.require_verified and (",
+        "if False and (",
+        "test_proof.py::test_require_verified_is_not_met_by_size_alone",
+    ),
+    # What is there already.
+    Guard(
+        "a file without a record is adopted by its digest only",
+        "decisions.py",
+        "return Check(remote, Why.UNRECORDED if record is None else Why.LOCALLY_CHANGED, local)",
+        "return Skip(remote)",
+        "test_proof.py::test_a_file_of_the_right_length_that_differs_is_set_aside",
+    ),
+    Guard(
+        "a file that only its size speaks for is not adopted",
+        "transfer.py",
+        "if verified_by is VerifiedBy.SIZE and decision.why is not Why.KNOWN_BY_SIZE:",
+        "if False:",
+        "test_proof.py::test_a_file_that_nothing_proves_is_fetched_and_if_it_is_equal_not_set_aside",
+    ),
+    Guard(
+        "a new version is fetched",
+        "decisions.py",
+        "if record.etag != remote.etag or record.size != remote.size:",
+        "if False:",
+        "test_pipeline.py::test_a_new_version_replaces_the_old_one_without_setting_it_aside",
+    ),
+    Guard(
+        "a file that was touched is looked at again",
+        "decisions.py",
+        " and local.modified_ns == record.modified_ns:",
+        ":",
+        "test_decisions.py::test_a_touched_file_of_the_same_size_is_checked_whatever_its_etag",
+    ),
+    Guard(
+        "quarantine: a file that no record vouches for is set aside before its name is taken",
+        "destination.py",
+        "if there != placement.replaces and",
+        "if False and",
+        "test_destination.py::test_a_file_that_appeared_is_set_aside_with_its_bytes_and_its_mtime",
+    ),
+    Guard(
+        "quarantine: what was set aside before is not overwritten",
+        "destination.py",
+        "if look_at(aside_fd, name) is None:",
+        "if True:",
+        "test_destination.py::test_a_name_that_is_set_aside_twice_in_a_run_loses_neither_file",
+    ),
+    Guard(
+        "what is no file is never replaced",
+        "destination.py",
+        "if there.kind is not LocalKind.FILE:",
+        "if False:",
+        "test_destination.py::test_what_is_no_file_at_the_file_s_name_is_a_conflict_and_stays",
+    ),
+    Guard(
+        "of `a` and `a/b`, the same one arrives on every run",
+        "planning.py",
+        "if parent is not None:",
+        "if False:",
+        "test_pipeline.py::test_of_an_object_and_objects_below_its_name_the_same_one_arrives_on_every_run",
+    ),
+    Guard(
+        "of twins that the file system cannot tell apart, one keeps the name",
+        "planning.py",
+        "if owner != remote.key:",
+        "if False:",
+        "test_pipeline.py::test_of_twins_the_first_in_byte_order_wins_on_every_run",
+    ),
+    # The order on disk.
+    Guard(
+        "data is durable before it gets its name",
+        "destination.py",
+        "self._flush_staged(batch)",
+        "pass",
+        "test_destination.py::test_data_is_flushed_before_the_first_rename_and_names_after_the_last",
+    ),
+    Guard(
+        "names are durable before they are recorded",
+        "destination.py",
+        "self._flusher.flush([self._root_fd])",
+        "pass",
+        "test_destination.py::test_data_is_flushed_before_the_first_rename_and_names_after_the_last",
+    ),
+    Guard(
+        "without syncfs every folder is made durable",
+        "destination.py",
+        "on_leave = None if self._flusher.is_whole else",
+        "on_leave = None if True else",
+        "test_destination.py::test_without_syncfs_every_file_is_flushed_before_the_first_rename_and_every_folder_after_its_last",
+    ),
+    Guard(
+        "a flush that failed is heard",
+        "durability.py",
+        "elif self._syncfs(self._root_fd) != 0:",
+        "elif self._syncfs(self._root_fd) > 0:",
+        "test_destination.py::test_the_real_flusher_flushes_and_says_when_it_cannot",
+    ),
+    Guard(
+        "syncfs is trusted only where the kernel reports its failures",
+        "durability.py",
+        "if release < _SYNCFS_REPORTS_ERRORS:",
+        "if False:",
+        "test_destination.py::test_one_flush_covers_everything_only_where_the_kernel_reports_its_failures",
+    ),
+    Guard(
+        "nothing is recorded that did not get its name",
+        "commit.py",
+        "else _final(ending, next(refusals))",
+        "else ending.outcome",
+        "test_pipeline.py::test_what_cannot_get_its_name_in_the_end_is_not_recorded",
+    ),
+    Guard(
+        "nothing is recorded before it is in place",
+        "commit.py",
+        "        refusals = iter(await",
+        "        early = [(e.outcome.remote.key, _record(e.outcome)) for e in batch if not isinstance(e.outcome, Failed)]\n"
+        "        await self._journal_thread.run(lambda: self._journal.commit(early))\n"
+        "        refusals = iter(await",
+        "test_pipeline.py::test_nothing_is_recorded_before_it_is_in_place",
+    ),
+    Guard(
+        "a commit of the journal is durable",
+        "journal.py",
+        '"synchronous=FULL"',
+        '"synchronous=OFF"',
+        "test_journal.py::test_a_commit_waits_until_the_disk_has_it",
+    ),
+    Guard(
+        "a batch is recorded whole or not at all",
+        "journal.py",
+        'self._connection.execute("BEGIN")\n            try:',
+        "try:",
+        "test_journal.py::test_a_batch_that_breaks_leaves_nothing_of_itself",
+    ),
+    Guard(
+        "what the file system says of itself ends the run",
+        "destination.py",
+        "                    if error.errno not in _OF_ONE_NAME:\n                        raise\n",
+        "",
+        "test_destination.py::test_what_the_file_system_says_of_itself_ends_the_run",
+    ),
+    Guard(
+        "a committer that fails ends the run",
+        "pipeline.py",
+        "    committing.result()",
+        "    return",
+        "test_pipeline.py::test_a_destination_that_fails_ends_the_run_while_everything_else_still_waits",
+    ),
+    # The listing.
+    Guard(
+        "keys rise within a page",
+        "store/pages.py",
+        "if key <= before:",
+        "if False:",
+        "test_listing.py::test_anything_but_a_whole_listing_of_the_prefix_is_an_error",
+    ),
+    Guard(
+        "keys rise from page to page",
+        "listing.py",
+        "if page.objects[0].key <= last_key:",
+        "if False:",
+        "test_listing.py::test_the_last_key_of_a_page_must_not_open_the_next",
+    ),
+    Guard(
+        "the same token twice is no progress",
+        "listing.py",
+        "if page.token is not None and (page.token == token or",
+        "if page.token is not None and (False or",
+        "test_listing.py::test_the_same_token_twice_running_is_an_error",
+    ),
+    Guard(
+        "a page cut short without a token is no end",
+        "store/pages.py",
+        'if truncated == "true" and not token:',
+        "if False:",
+        "test_listing.py::test_a_page_that_names_no_token_to_go_on_with_is_an_error_and_not_an_end",
+    ),
+    Guard(
+        "a page that does not say whether it is the last is no end",
+        "store/pages.py",
+        'if truncated not in {"true", "false"}:',
+        "if False:",
+        "test_listing.py::test_anything_but_a_whole_listing_of_the_prefix_is_an_error",
+    ),
+    Guard(
+        "a document that is no listing is no empty listing",
+        "store/pages.py",
+        'if root.tag != "ListBucketResult":',
+        "if False:",
+        "test_listing.py::test_anything_but_a_whole_listing_of_the_prefix_is_an_error",
+    ),
+    Guard(
+        "a listing of another bucket is refused",
+        "store/pages.py",
+        'if root.findtext("Name") != bucket:',
+        "if False:",
+        "test_listing.py::test_anything_but_a_whole_listing_of_the_prefix_is_an_error",
+    ),
+    Guard(
+        "a listing of another prefix is refused",
+        "store/pages.py",
+        "if echoed is not None and prefix not in",
+        "if False and prefix not in",
+        "test_listing.py::test_anything_but_a_whole_listing_of_the_prefix_is_an_error",
+    ),
+    Guard(
+        "keys are decoded only where the server says that they are encoded",
+        "store/pages.py",
+        'if root.findtext("EncodingType") == "url" else str',
+        "if True else str",
+        "test_listing.py::test_without_an_echo_of_the_encoding_nothing_is_decoded",
+    ),
+    Guard(
+        "XML with declarations is not parsed",
+        "store/pages.py",
+        'if b"<!" in body or b"\\0" in body:',
+        "if False:",
+        "test_listing.py::test_anything_but_a_whole_listing_of_the_prefix_is_an_error",
+    ),
+    Guard(
+        "an answer to a listing is bounded",
+        "store/pages.py",
+        "if len(body) > PAGE_BYTES_MAX:",
+        "if False:",
+        "test_listing.py::test_an_answer_without_end_is_dropped_at_a_bound",
+    ),
+    Guard(
+        "a listing that breaks is failed and not complete",
+        "pipeline.py",
+        "        elif breaks:",
+        "        elif False:",
+        "test_pipeline.py::test_a_listing_that_breaks_off_fails_its_part_and_the_others_finish",
+    ),
+    Guard(
+        "a run with a listing that broke is no success",
+        "summary.py",
+        "if self.listing_failed:",
+        "if False:",
+        "test_pipeline.py::test_a_listing_that_breaks_off_fails_its_part_and_the_others_finish",
+    ),
+    Guard(
+        "a part that was asked for and denied is no success",
+        "summary.py",
+        "if self.misses_access(settings):",
+        "if False:",
+        "test_pipeline.py::test_a_denied_part",
+    ),
+    Guard(
+        "a part whose objects are all denied is given up",
+        "pipeline.py",
+        "if self.denied[part] >= DENIED_MAX and",
+        "if False and",
+        "test_pipeline.py::test_a_part_whose_objects_are_all_denied_is_given_up",
+    ),
+    # Where requests go, and what is sent along.
+    Guard(
+        "redirects: libcurl follows none",
+        "store/fast.py",
+        "(pycurl.FOLLOWLOCATION, 0)",
+        "(pycurl.FOLLOWLOCATION, 1)",
+        "test_store.py::test_the_fast_reader_does_not_reach_the_host_that_a_redirect_names",
+    ),
+    Guard(
+        "redirects: aioboto3's client follows none with an object",
+        "store/session.py",
+        "allow_redirects=False",
+        "allow_redirects=True",
+        "test_store.py::test_the_reference_reader_refuses_every_redirect_even_to_the_same_host",
+    ),
+    Guard(
+        "redirects: a listing follows none",
+        "store/session.py",
+        "return _WithoutRedirects(session)",
+        "return session",
+        "test_listing.py::test_a_redirect_is_refused_and_the_other_host_hears_nothing",
+    ),
+    Guard(
+        "redirects: a wrong region leads to no other host",
+        "store/session.py",
+        'client.meta.events.register("before-call.s3", _stay_here)',
+        "pass",
+        "test_store.py::test_a_wrong_region_is_an_error_and_no_reason_to_ask_another_host",
+    ),
+    Guard(
+        "https is required beyond this machine",
+        "settings.py",
+        'if parts.scheme == "http" and not self.allow_http and',
+        "if False and",
+        "test_store.py::test_patients_data_do_not_travel_in_the_clear",
+    ),
+    Guard(
+        "https is required also where a variable or a profile names the endpoint",
+        "store/session.py",
+        "source.check_endpoint(base_url)",
+        "pass",
+        "test_store.py::test_patients_data_do_not_travel_in_the_clear",
+    ),
+    Guard(
+        "certificates are checked",
+        "store/fast.py",
+        "(pycurl.PATH_AS_IS, 1),",
+        "(pycurl.PATH_AS_IS, 1), (pycurl.SSL_VERIFYPEER, 0),",
+        "test_reactor.py::test_a_certificate_that_nobody_knows_is_refused_and_nothing_is_sent",
+    ),
+    Guard(
+        "a certificate has to be this host's",
+        "store/fast.py",
+        "(pycurl.PATH_AS_IS, 1),",
+        "(pycurl.PATH_AS_IS, 1), (pycurl.SSL_VERIFYHOST, 0),",
+        "test_reactor.py::test_a_certificate_of_another_host_is_refused",
+    ),
+    Guard(
+        "credentials in an endpoint are refused",
+        "settings.py",
+        "if parts.username or parts.password:",
+        "if False:",
+        "test_cli.py::test_credentials_in_an_endpoint_are_refused_and_not_shown",
+    ),
+    # Where files go.
+    Guard(
+        "keys: no segment leads out of the destination",
+        "keys.py",
+        'if segment in {"", ".", ".."}:',
+        'if segment in {"", "."}:',
+        "test_keys.py::test_a_key_without_a_safe_path_is_refused_by_the_rule_it_breaks",
+    ),
+    Guard(
+        "keys: nor does one on the quick way",
+        "keys.py",
+        "return 2 < len(name) <= SEGMENT_BYTES_MAX",
+        "return len(name) <= SEGMENT_BYTES_MAX",
+        "test_keys.py::test_a_key_without_a_safe_path_is_refused_by_the_rule_it_breaks",
+    ),
+    Guard(
+        "keys: the state folder is not theirs",
+        "keys.py",
+        "if fold(segments[0]) == STATE_FOLDER:",
+        "if False:",
+        "test_pipeline.py::test_nothing_named_like_the_state_folder_is_let_in",
+    ),
+    Guard(
+        "keys: what looks like the state folder to some file system is not theirs either",
+        "keys.py",
+        "if fold(segments[0]) == STATE_FOLDER:",
+        "if segments[0] == STATE_FOLDER:",
+        "test_pipeline.py::test_nothing_named_like_the_state_folder_is_let_in",
+    ),
+    Guard(
+        "keys: none of another group is let in",
+        "keys.py",
+        "if not key.startswith(prefix):",
+        "if False:",
+        "test_keys.py::test_a_key_without_a_safe_path_is_refused_by_the_rule_it_breaks",
+    ),
+    Guard(
+        "links: no folder is entered through one",
+        "walk.py",
+        "os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC",
+        "os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC",
+        "test_destination.py::test_what_would_pass_through_a_linked_folder_is_a_conflict",
+    ),
+    Guard(
+        "links: one under a file's name is seen as a link",
+        "walk.py",
+        "dir_fd=folder_fd, follow_symlinks=False)",
+        "dir_fd=folder_fd)",
+        "test_destination.py::test_a_link_at_the_file_s_name_is_a_conflict_wherever_it_leads",
+    ),
+    Guard(
+        "links: no file is read through one",
+        "destination.py",
+        "_READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW |",
+        "_READ_FLAGS = os.O_RDONLY |",
+        "test_destination.py::test_no_file_is_read_through_a_link",
+    ),
+    Guard(
+        "links: no mtime is set through one",
+        "destination.py",
+        "dir_fd=walk.enter(path[:-1]), follow_symlinks=False",
+        "dir_fd=walk.enter(path[:-1])",
+        "test_destination.py::test_no_mtime_is_set_through_a_link",
+    ),
+    Guard(
+        "links: a staged file is always a new one",
+        "staging.py",
+        "os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW |",
+        "os.O_CREAT |",
+        "test_destination.py::test_a_link_that_waits_under_a_staged_file_s_name_is_not_followed",
+    ),
+    Guard(
+        "links: the journal is not opened through one",
+        "journal.py",
+        "if not is_right(mode):",
+        "if False:",
+        "test_journal.py::test_a_state_folder_that_is_a_link_is_not_followed",
+    ),
+    Guard(
+        "modes: files are private whatever the umask",
+        "staging.py",
+        "os.fchmod(self._fd, self._staging.file_mode)",
+        "pass",
+        "test_destination.py::test_modes_are_what_was_asked_for_whatever_the_umask",
+    ),
+    Guard(
+        "modes: folders are private whatever the umask",
+        "walk.py",
+        "os.fchmod(descriptor, self._create_mode)",
+        "pass",
+        "test_destination.py::test_modes_are_what_was_asked_for_whatever_the_umask",
+    ),
+    Guard(
+        "modes: nobody else may read a file unless that was asked for",
+        "settings.py",
+        "0o640 if self.group_readable else 0o600",
+        "0o644",
+        "test_pipeline.py::test_a_run_brings_every_object_with_one_request_each",
+    ),
+    Guard(
+        "modes: an adopted file becomes private",
+        "destination.py",
+        "os.fchmod(descriptor, self._settings.file_mode)",
+        "pass",
+        "test_pipeline.py::test_adopted_files_get_the_mode_and_the_time_of_fetched_ones",
+    ),
+    Guard(
+        "modes: the journal is private whatever the umask",
+        "journal.py",
+        "os.O_EXCL | os.O_CLOEXEC, 0o600)",
+        "os.O_EXCL | os.O_CLOEXEC, 0o644)",
+        "test_journal.py::test_nobody_else_may_read_it_whatever_the_umask",
+    ),
+    # The journal.
+    Guard(
+        "lock: two runs never work on one destination",
+        "journal.py",
+        '"locking_mode=EXCLUSIVE"',
+        '"locking_mode=NORMAL"',
+        "test_journal.py::test_a_second_process_is_refused_until_the_first_lets_go",
+    ),
+    Guard(
+        "a journal of another bucket or group is refused",
+        "journal.py",
+        "elif tuple(owner) != (bucket, group):",
+        "elif False:",
+        "test_journal.py::test_it_belongs_to_one_bucket_and_group",
+    ),
+    Guard(
+        "a journal of a newer version is refused",
+        "journal.py",
+        "if version > VERSION:",
+        "if False:",
+        "test_journal.py::test_a_journal_of_a_newer_version_is_refused_and_not_touched",
+    ),
+    Guard(
+        "a damaged journal is kept, and made anew",
+        "journal.py",
+        "                _set_aside(path)\n",
+        "                path.unlink()\n",
+        "test_journal.py::test_a_damaged_journal_is_set_aside_and_made_anew",
+    ),
+    # What is said.
+    Guard(
+        "printable: notes and errors cannot speak to a terminal",
+        "cli/output.py",
+        "print(printable(text), file=sys.stderr",
+        "print(text, file=sys.stderr",
+        "test_cli.py::test_no_key_can_speak_to_a_terminal",
+    ),
+    Guard(
+        "printable: nor can the keys of a summary",
+        "cli/output.py",
+        "{printable(failed.remote.key)}",
+        "{failed.remote.key}",
+        "test_cli.py::test_no_key_can_speak_to_a_terminal",
+    ),
+    Guard(
+        "printable: nor can a server's words in a message",
+        "store/pages.py",
+        "a <{printable(root.tag[:40])}>",
+        "a <{root.tag[:40]}>",
+        "test_listing.py::test_what_a_server_says_reaches_the_message_escaped",
+    ),
+    Guard(
+        "printable: characters that are not seen are escaped",
+        "keys.py",
+        "c if c.isprintable() and not _IGNORABLE.match(c) else",
+        "c if c.isprintable() else",
+        "test_keys.py::test_what_could_forge_a_line_or_hide_is_escaped_where_it_is_shown",
+    ),
+    Guard(
+        "a plan, which names patients, is for its owner alone",
+        "cli/fetching.py",
+        "os.O_TRUNC | os.O_CLOEXEC, 0o600)",
+        "os.O_TRUNC | os.O_CLOEXEC, 0o644)",
+        "test_cli.py::test_a_plan_holds_pseudonyms_and_is_for_its_owner_alone",
+    ),
+    # Patience.
+    Guard(
+        "being told to slow down is no attempt",
+        "retry.py",
+        "if isinstance(error, ThrottledError):",
+        "if False:",
+        "test_transfer.py::test_being_told_to_slow_down_is_no_attempt_and_waits_as_asked",
+    ),
+    Guard(
+        "a body that is wrong three times is not asked for a fourth time",
+        "retry.py",
+        " or self._mismatches >= MISMATCHES_MAX:",
+        ":",
+        "test_transfer.py::test_wrong_bytes_of_the_right_length_are_refused_after_three_of_them",
+    ),
+    Guard(
+        "credentials at fault are no object's fault",
+        "store/answers.py",
+        "if code in CREDENTIAL_CODES or status == 401:",
+        "if False:",
+        "test_store.py::test_credentials_at_fault_end_the_run_and_not_one_object",
+    ),
+)
+
+
+class Verdict(StrEnum):
+    """What became of a run of a test."""
+
+    FAILED = "failed"
+    PASSED = "passed"
+    UNUSABLE = "proves nothing"
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A test that was run.
+
+    Attributes:
+        verdict: How it ended.
+        seconds: How long it took.
+        output: What pytest said.
+    """
+
+    verdict: Verdict
+    seconds: float
+    output: str
+
+
+@contextmanager
+def copied_tree() -> Iterator[Path]:
+    """Copy what tests need to a folder of its own."""
+    with TemporaryDirectory(prefix="nccid-mutant-") as folder:
+        yield Path(shutil.copytree(ROOT, Path(folder) / "tree", ignore=_LEFT_OUT))
+
+
+def try_tests(tree: Path, tests: Sequence[str]) -> Trial:
+    """Run some tests in a copy of the tree, up to the first failure."""
+    command = [
+        *(sys.executable, "-B", "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"),
+        *("--timeout", str(_TEST_SECONDS_MAX), "--durations=0", *(f"tests/{test}" for test in tests)),
+    ]
+    began = time.monotonic()
+    environment = os.environ | {"PYTHONPATH": str(tree), "PYTEST_ADDOPTS": ""}
+    try:
+        ended = subprocess.run(
+            command,
+            cwd=tree,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_SECONDS_MAX + 2 * len(tests),
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return Trial(Verdict.UNUSABLE, time.monotonic() - began, "it came to no end")
+    verdict = {0: Verdict.PASSED, _FAILED: Verdict.FAILED}.get(ended.returncode, Verdict.UNUSABLE)
+    if _TIMED_OUT in ended.stdout:  # On a machine that is busy, that says nothing of the code.
+        verdict = Verdict.UNUSABLE
+    return Trial(verdict, time.monotonic() - began, ended.stdout + ended.stderr)
+
+
+def try_without(guard: Guard) -> Trial:
+    """Run a guard's test where the guard is gone."""
+    with copied_tree() as tree:
+        module = tree / PACKAGE / guard.module
+        module.write_text(guard.removed_from(module.read_text()))
+        return try_tests(tree, [guard.test])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.mutants", description="See whether the tests bite.")
+    parser.add_argument("words", nargs="*", help="only guards whose name has one of these in it")
+    words = parser.parse_args().words
+    guards = [guard for guard in GUARDS if not words or any(word in guard.name for word in words)]
+    if not guards:
+        parser.error("there is no such guard")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    tests = list(dict.fromkeys(guard.test for guard in guards))
+    shares = [tests[number::cores] for number in range(min(cores, len(tests)))]
+    began = time.monotonic()
+    with ThreadPoolExecutor(cores) as threads:
+        with copied_tree() as tree:
+            for trial in threads.map(lambda share: try_tests(tree, share), shares):
+                if trial.verdict is not Verdict.PASSED:
+                    print(trial.output)
+                    print("without any change, the tests have to pass")
+                    return 1
+        survivors = 0
+        for guard, trial in zip(guards, threads.map(try_without, guards), strict=True):
+            bites = trial.verdict is Verdict.FAILED
+            survivors += not bites
+            print(f"{'ok' if bites else 'SURVIVED':8}  {trial.seconds:5.1f} s  {guard.name}", flush=True)
+            if not bites:
+                print(f"          {guard.test} {trial.verdict}", flush=True)
+                if trial.verdict is Verdict.UNUSABLE:
+                    print(trial.output)
+    print(f"{len(guards)} guards taken away, {survivors} not missed, {time.monotonic() - began:.0f} s")
+    return int(survivors > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
