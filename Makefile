@@ -59,6 +59,10 @@ bench: $(VENV)/.bench ## Compare with s5cmd, rclone, aws and cp; ARGS=--quick fo
 bench-regression: $(VENV)/.bench ## Compare with another commit; BASE=origin/main
 	$(BIN)/python -m benchmarks --against $(BASE) $(ARGS)
 
+.PHONY: compare-faults
+compare-faults: $(VENV)/.bench ## Meet faults with ours and with its peers, and write docs/faults-compared.md
+	$(BIN)/python -m benchmarks.faults --output docs/faults-compared.md $(ARGS)
+
 .PHONY: docs
 docs: $(VENV)/.dev ## Rewrite the generated parts of README.md
 	$(BIN)/python -m tests.docs

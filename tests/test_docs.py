@@ -1,6 +1,8 @@
 """What the documents promise."""
 
+import ast
 import re
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from .docs import README, commands, with_options
 
 TEXT = README.read_text()
 ROOT = README.parent
+WHAT_HAPPENS = (ROOT / "docs" / "what-happens-when.md").read_text()
 
 
 def test_the_options_in_the_readme_are_those_of_the_command_line() -> None:
@@ -47,7 +50,9 @@ def test_every_exit_code_is_explained(code: str) -> None:
 
 
 def test_every_link_between_the_documents_leads_somewhere() -> None:
-    for document in (*ROOT.glob("*.md"), *ROOT.glob("nccid_fetch/*.md"), *ROOT.glob("benchmarks/*.md")):
+    for document in chain.from_iterable(
+        ROOT.glob(f"{folder}*.md") for folder in ("", "nccid_fetch/", "benchmarks/", "docs/")
+    ):
         for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text()):
             assert (document.parent / target).exists(), f"{document.name}: {target}"
 
@@ -73,3 +78,22 @@ def test_the_words_of_the_contract_are_the_codes_own() -> None:
         "retries_exhausted",
         "local_error",
     }
+
+
+def test_every_sentence_that_users_are_told_to_expect_is_one_that_the_code_says() -> None:
+    trees = [ast.parse(path.read_text()) for path in ROOT.glob("nccid_fetch/**/*.py")]
+    nodes = chain.from_iterable(ast.walk(tree) for tree in trees)
+    said = [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    quoted = re.findall(r"^> (?:[a-z_]+: )?(.*)$", WHAT_HAPPENS, re.MULTILINE)
+    assert len(quoted) > 40
+    for fragment in chain.from_iterable(sentence.split("\N{HORIZONTAL ELLIPSIS}") for sentence in quoted):
+        words = fragment.strip(" :;,()")
+        assert any(words in text for text in said), words
+
+
+def test_every_situation_names_faults_of_the_catalogue() -> None:
+    _, *situations = re.split(r"^### ", WHAT_HAPPENS, flags=re.MULTILINE)
+    for situation in situations:
+        numbers = [int(number) for number in re.findall(r"\bF(\d{3})\b", situation)]
+        assert numbers, situation
+        assert all(1 <= number <= 126 for number in numbers), situation
