@@ -247,9 +247,12 @@ def test_a_folder_outside_the_prefix_is_an_error() -> None:
 
 
 @fault(115)
-def test_what_a_server_says_reaches_the_message_escaped() -> None:
+@pytest.mark.parametrize(
+    "body", [xml(name="<Name>\u202ebucket\u009b2J</Name>"), '<Result xmlns="\u202ebucket\u009b2J"/>'.encode()]
+)
+def test_what_a_server_says_reaches_the_message_escaped(body: bytes) -> None:
     with pytest.raises(ListingError) as caught:
-        parsed(xml(name="<Name>\u202ebucket\u009b2J</Name>"))
+        parsed(body)
     assert str(caught.value).isprintable()
     assert "\\u202e" in str(caught.value)
 
