@@ -5,7 +5,7 @@ from functools import cache
 
 import pytest
 
-from .mutants import GUARDS, PACKAGE, ROOT, Guard, Verdict, copied_tree, try_tests
+from .mutants import GUARDS, PACKAGE, ROOT, Guard, Verdict, verdict_of
 
 
 @cache
@@ -38,12 +38,16 @@ def test_a_guard_that_is_not_there_once_cannot_be_taken_out(source: str) -> None
         Guard("a name", "keys.py", "x = 1", "x = 2", "test_keys.py::test_x").removed_from(source)
 
 
-def test_a_test_that_passes_fails_or_is_none_is_told_apart() -> None:
-    with copied_tree() as tree:
-        (tree / "tests" / "test_made_up.py").write_text(
-            "from nccid_fetch.keys import STATE_FOLDER\n"
-            "def test_passes(): assert STATE_FOLDER\n"
-            "def test_fails(): assert not STATE_FOLDER\n"
-        )
-        verdicts = [try_tests(tree, [f"test_made_up.py::test_{name}"]).verdict for name in ("passes", "fails", "none")]
-    assert verdicts == [Verdict.PASSED, Verdict.FAILED, Verdict.UNUSABLE]
+@pytest.mark.parametrize(
+    ("code", "output", "verdict"),
+    [
+        (0, "1 passed", Verdict.PASSED),
+        (1, "1 failed", Verdict.FAILED),
+        (1, "Failed: Timeout (>100.0s) from pytest-timeout.", Verdict.UNUSABLE),
+        (2, "SyntaxError", Verdict.UNUSABLE),
+        (4, "no such test", Verdict.UNUSABLE),
+        (-9, "", Verdict.UNUSABLE),
+    ],
+)
+def test_only_a_test_that_ran_and_failed_has_missed_its_guard(code: int, output: str, verdict: Verdict) -> None:
+    assert verdict_of(code, output) is verdict

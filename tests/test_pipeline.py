@@ -855,9 +855,13 @@ def test_a_destination_that_fails_ends_the_run_while_everything_else_still_waits
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr(Destination, "publish", fails)
+    patience = threading.Timer(25, never.set)  # So that a run that does wait comes to its end, too.
+    patience.start()
     try:
         assert fetch(s3, dest).exit_code == 9
+        assert not never.is_set(), "it waited"
     finally:
+        patience.cancel()
         never.set()
 
 

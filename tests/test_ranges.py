@@ -321,7 +321,7 @@ def test_a_range_that_is_too_long_is_not_written_over_the_next(monkeypatch: pyte
         await scene.until(lambda: SECOND in scene.wire.lanes and scene.wire.lanes[SECOND].turn is not None)
         scene.wire.lanes[SECOND].go()
         with pytest.raises(ShortBodyError, match="more than"):
-            await scene.task
+            await asyncio.wait_for(scene.task, 20)  # It does not wait for more of what is too long already.
 
     staging(Wire(DATA, bend=lambda lane: too_long(lane) if lane.start == SECOND else None), play, limit=1)
     assert written == [(FIRST, SECOND)]
