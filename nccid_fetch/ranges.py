@@ -150,4 +150,5 @@ async def _to_its_end(work: Awaitable[T]) -> T:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
         await asyncio.wait([task])
+        task.exception()  # Seen: whoever cancelled has the reason.
         raise
