@@ -30,7 +30,7 @@ from .model import LocalFile, LocalKind
 from .reserve import Reserve
 from .settings import Durability, Existing, Settings
 from .staging import StagedFile, Staging, chunks_of
-from .walk import BlockedError, Walk, look_at
+from .walk import BlockedError, Walk, close_folder, look_at
 
 _OF_ONE_NAME = {errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.EISDIR}
 _NOT_A_FILE = {errno.ELOOP, errno.EMLINK, errno.ENXIO}
@@ -325,9 +325,12 @@ def _open_file(folder_fd: int, name: str) -> int:
         if error.errno in _NOT_A_FILE:
             raise in_the_way from None
         raise
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise in_the_way
+    except BaseException:
         os.close(descriptor)
-        raise in_the_way
+        raise
     return descriptor
 
 
@@ -364,7 +367,7 @@ def open_tree(dest: Path) -> Iterator[Tree | None]:
     try:
         yield Tree(root_fd)
     finally:
-        os.close(root_fd)
+        close_folder(root_fd)
 
 
 def _make(dest: Path, mode: int) -> bool:
@@ -410,4 +413,4 @@ def open_destination(settings: Settings) -> Iterator[Destination]:
         yield destination
     finally:
         for descriptor in reversed(opened):
-            os.close(descriptor)
+            close_folder(descriptor)

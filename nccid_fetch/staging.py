@@ -55,7 +55,8 @@ class Staging:
         Only for whoever holds the journal, and while no thread writes.
         """
         for staged in tuple(self.open_files):
-            staged.close()
+            with suppress(OSError):  # What a file that is to go has to say about its last bytes is nothing.
+                staged.close()
         for name in os.listdir(self.folder_fd):  # noqa: PTH208 - a descriptor has no path.
             # A folder is none of ours: so say Linux and macOS. What is gone was the probe of a run that is refused now.
             with suppress(FileNotFoundError, IsADirectoryError, PermissionError):

@@ -90,7 +90,7 @@ class Walk:
             if self._on_leave is not None:
                 self._on_leave(parent_fd)  # The new folder's name is an entry of its parent.
         except BaseException:
-            os.close(descriptor)
+            close_folder(descriptor)
             raise
         return descriptor
 
@@ -101,7 +101,13 @@ class Walk:
                 if self._on_leave is not None and not quietly:
                     self._on_leave(descriptor)
             finally:
-                os.close(descriptor)
+                close_folder(descriptor)
+
+
+def close_folder(descriptor: int) -> None:
+    """Close a folder. Should the disk complain, that is passed over: no close writes anything of a folder."""
+    with suppress(OSError):
+        os.close(descriptor)
 
 
 def _open_folder(name: str, parent_fd: int) -> int:
