@@ -15,12 +15,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from hashlib import md5
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
 
 from nccid_fetch import operations
 from nccid_fetch.clock import REAL, Clock
 from nccid_fetch.errors import RunError
 from nccid_fetch.events import Event, Report
+from nccid_fetch.journal import Journal
 from nccid_fetch.keys import STATE_FOLDER
 from nccid_fetch.model import ETag, RemoteObject
 from nccid_fetch.settings import Settings, Source
@@ -32,15 +34,19 @@ GROUP = "training"
 
 
 class Version(NamedTuple):
-    """One version of an object: what a file may be."""
+    """One version of an object: what a file may be, and the ETag it is recorded with, if that is known."""
 
     body: bytes
     modified: datetime = MODIFIED
+    etag: str | None = None
 
     @property
     def modified_ns(self) -> int:
         return round(self.modified.timestamp() * 1000) * 1_000_000
 
+
+_ROWS = """SELECT objects.key, objects.size, objects.etag, object.modified FROM object
+    JOIN folder ON folder.id = object.folder JOIN objects ON objects.key = folder.prefix || object.name"""
 
 Objects = Mapping[str, bytes | Collection[Version]]
 
@@ -51,7 +57,7 @@ def md5_hex(data: bytes) -> str:
 
 def snapshot(s3: ScriptedS3) -> dict[str, list[Version]]:
     """Return the one version that each object of a server has now."""
-    return {key: [Version(found.body, found.modified)] for key, found in s3._objects.items()}
+    return {key: [Version(found.body, found.modified, found.etag)] for key, found in s3._objects.items()}
 
 
 def remote_of(s3: ScriptedS3, key: str) -> RemoteObject:
@@ -63,12 +69,18 @@ def remote_of(s3: ScriptedS3, key: str) -> RemoteObject:
 
 def records(dest: Path) -> dict[str, tuple[int, str]]:
     """Return size and ETag of every object that the journal has, also where a killed run left it open."""
+    return {key: (size, etag) for key, (size, etag, _) in _rows(dest).items()}
+
+
+def _rows(dest: Path) -> dict[str, tuple[int, str, int]]:
+    """Return size, ETag and mtime of every object that the journal has."""
     with tempfile.TemporaryDirectory() as copy:
         for part in (dest / STATE_FOLDER).glob("journal.sqlite*"):
             shutil.copy(part, copy)
         with closing(sqlite3.connect(Path(copy) / "journal.sqlite")) as journal:
             assert journal.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-            return {key: (size, etag) for key, size, etag in journal.execute("SELECT key, size, etag FROM objects")}
+            rows = journal.execute(_ROWS)
+            return {key: (size, etag, modified * 1_000_000) for key, size, etag, modified in rows}
 
 
 def files_of(dest: Path) -> dict[str, Path]:
@@ -76,15 +88,34 @@ def files_of(dest: Path) -> dict[str, Path]:
     return {f"{GROUP}/{path.relative_to(dest)}": path for path in _walk(dest) if not path.is_dir()}
 
 
-def check_tree(dest: Path, bucket_objects: Objects, *, killed: bool = False) -> set[str]:
+class Served(Protocol):
+    """A server of objects, real or not."""
+
+    @property
+    def endpoint_url(self) -> str: ...
+
+
+def check_tree(
+    dest: Path,
+    bucket_objects: Objects,
+    *,
+    killed: bool = False,
+    power_lost: bool = False,
+    foreign: Mapping[str, Collection[bytes]] = MappingProxyType({}),
+) -> set[str]:
     """Check what holds after every run, and return the keys whose files are in place.
 
     Args:
         dest: The destination.
         bucket_objects: Every object there ever was: its content, or its versions.
-        killed: The last run had no chance to clean up: staged files may be left, and the journal open.
+        killed: The last run had no chance to clean up: staged files may be left, and the journal open. Where it had just
+            put a newer version in place, the record may still be that of the older one, whose time tells it apart.
+        power_lost: Nor had the kernel: a file that is not recorded may be damaged. Those in place are then the recorded.
+        foreign: What somebody else put under the names of some keys, or took away from there: none of it may be lost,
+            and what is recorded of these keys need not hold until a run has put them right.
     """
     state = dest / STATE_FOLDER
+    recorded = _rows(dest) if Journal.path(dest).exists() or not power_lost else {}
     for path in (dest, *_walk(dest)):
         mode = path.lstat().st_mode
         assert not stat.S_ISLNK(mode), f"{path} is a link"
@@ -92,23 +123,36 @@ def check_tree(dest: Path, bucket_objects: Objects, *, killed: bool = False) -> 
     files = files_of(dest)
     for key, path in files.items():
         assert key in bucket_objects, f"{key} is no object"
-        known = bucket_objects[key]
-        versions = [Version(known)] if isinstance(known, bytes) else known
         content, modified_ns = path.read_bytes(), path.stat().st_mtime_ns
-        wholes = [version for version in versions if version.body == content]
+        wholes = [version for version in _versions(bucket_objects, key) if version.body == content]
+        if content in foreign.get(key, ()) or (power_lost and key not in recorded):
+            continue
         assert wholes, f"{key} is no version of its object whole"
         assert any(version.modified_ns == modified_ns for version in wholes), f"{key} has a time that is not its own"
-    recorded = records(dest)
-    for key, (size, etag) in recorded.items():
+    for key, (size, etag, modified_ns) in recorded.items():
+        if key in foreign and (key not in files or files[key].read_bytes() in foreign[key]):
+            continue
         assert key in files, f"the journal has {key}, and the disk has not"
         content = files[key].read_bytes()
+        if (killed or power_lost) and (len(content), files[key].stat().st_mtime_ns) != (size, modified_ns):
+            continue  # It is a whole version, as was seen above, and the next run looks which.
         assert len(content) == size, f"the journal has another size of {key}"
-        assert ETag(etag).md5 in {None, md5_hex(content)} or size == len(content), f"{key} is not what is recorded"
-    if not killed:
+        wholes = [version for version in _versions(bucket_objects, key) if version.body == content]
+        assert any(version.etag in {None, etag} for version in wholes), f"{key} is not what is recorded"
+    aside = {path.read_bytes() for path in (state / "quarantine").rglob("*") if path.is_file()} if foreign else set()
+    for key, contents in foreign.items():
+        kept = aside | ({files[key].read_bytes()} if key in files else set())
+        assert kept.issuperset(contents), f"what somebody put at {key} is lost"
+    if not killed and not power_lost:
         assert list((state / "staged").iterdir()) == [], "a staged file is left"
         left = {path.name for path in state.iterdir()}
         assert left <= {"journal.sqlite", "staged", "quarantine"}, f"{left} is left in the state folder"
-    return set(files)
+    return set(recorded) if power_lost else set(files)
+
+
+def _versions(bucket_objects: Objects, key: str) -> Collection[Version]:
+    known = bucket_objects[key]
+    return [Version(known)] if isinstance(known, bytes) else known
 
 
 def _walk(dest: Path) -> Iterator[Path]:
@@ -145,7 +189,7 @@ class Run:
 
 
 def fetch(
-    s3: ScriptedS3,
+    s3: Served,
     dest: Path,
     *parts: str,
     report: Report | None = None,
@@ -158,7 +202,7 @@ def fetch(
 
 
 async def fetching(
-    s3: ScriptedS3,
+    s3: Served,
     dest: Path,
     *parts: str,
     report: Report | None = None,

@@ -1,0 +1,83 @@
+"""The power goes in the middle of a run: at every moment, with every kind of disk that may be left of it.
+
+What is recorded is there and right; anything else may be damaged, and the next run finds out by its digest. So it is also
+where a run was killed before, and the next one took over what had never been flushed.
+"""
+
+import os
+import random
+from collections.abc import Iterator
+
+import pytest
+
+from . import catalogue
+from .faulty_disk import FaultyDisk, dying
+from .oracle import check_tree
+from .power import (
+    Chooser,
+    Recording,
+    all_dropped,
+    all_kept,
+    by_chance,
+    data_without_names,
+    names_with_zeros,
+    names_without_data,
+)
+from .test_nth_call import BY_HAND, Ward, check_recovery, strike, ward
+from .virtual import World
+
+__all__ = ["ward"]
+EVERY = 1 if os.environ.get("TESTS_LONG") else 37
+CHOOSERS: dict[str, Chooser] = {
+    "all kept": all_kept,
+    "all dropped": all_dropped,
+    "names without data": names_without_data,
+    "names with zeros": names_with_zeros,
+    "data without names": data_without_names,
+    **{f"chance {seed}": by_chance(seed) for seed in range(3)},
+}
+WHOLE = pytest.mark.parametrize("whole", [True, False], ids=["syncfs", "fsync"])
+
+
+def losses(recording: Recording, *, after: int = 0) -> Iterator[tuple[int, Chooser]]:
+    """Yield every moment with every kind of disk, or every so many of these."""
+    all_of_them = [(moment, name) for moment in recording.moments()[after:] for name in CHOOSERS]
+    for moment, name in all_of_them[random.Random(after).randrange(EVERY) :: EVERY]:
+        yield moment, CHOOSERS[name]
+
+
+def check_losses(world: World, recording: Recording, *, after: int = 0) -> None:
+    """Check what becomes of the destination, whenever the power goes and whatever is left."""
+    for moment, choose in losses(recording, after=after):
+        recording.lose(moment, choose, world.dest)
+        try:
+            check_tree(world.dest, world.bucket.ever, power_lost=True, foreign=BY_HAND)
+            check_recovery(world)
+        except BaseException as error:
+            error.add_note(f"after a loss of power at step {moment}, {choose}")
+            raise
+
+
+@catalogue.fault(69, 70, 107)
+@WHOLE
+def test_whenever_the_power_goes_what_is_recorded_is_there_and_the_next_run_puts_all_right(
+    ward: Ward, whole: bool
+) -> None:
+    world = ward.world()
+    recording = Recording(world.dest)
+    assert world.run(FaultyDisk(world.dest, whole=whole, witness=recording)).exit_code == 0
+    check_losses(world, recording)
+
+
+@catalogue.fault(88, 107)
+@WHOLE
+def test_what_a_killed_run_never_flushed_is_flushed_before_the_next_one_records_it(ward: Ward, whole: bool) -> None:
+    calls = FaultyDisk(ward.world().dest, whole=whole)
+    ward.world().run(calls)
+    for number in range(2 * calls.calls // 5, calls.calls, 3 * EVERY):
+        world = ward.world()
+        recording = Recording(world.dest)
+        assert strike(world, FaultyDisk(world.dest, number, dying, whole=whole, witness=recording)) is None
+        killed_at = len(recording.steps)
+        assert world.run(FaultyDisk(world.dest, whole=whole, witness=recording)).exit_code == 0
+        check_losses(world, recording, after=killed_at)
