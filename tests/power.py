@@ -158,7 +158,7 @@ class Recording:
                 number = self._new(Node(found.st_mode), found.st_ino)
                 self._now[number] = {}
                 self._enter(self._of(options["dir_fd"]), path, number)
-            case ("write" | "pwrite" | "ftruncate"), (descriptor, *_):
+            case (("write" | "pwrite" | "ftruncate"), (descriptor, *_)):
                 size = os.fstat(descriptor).st_size
                 self.steps.append(Step("data", self._of(descriptor), os.pread(descriptor, size, 0)))
             case "utime", (int(descriptor),):

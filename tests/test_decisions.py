@@ -22,6 +22,8 @@ from nccid_fetch.model import (
 )
 from nccid_fetch.settings import Existing
 
+from .catalogue import fault
+
 KEY = "training/ct/a.dcm"
 NOW, LATER, EARLIER = 1_600_000_000_000_000_000, 1_600_000_001_000_000_000, 1_599_999_999_000_000_000
 OLD, NEW = ETag("0" * 32), ETag("1" * 32)
@@ -71,6 +73,7 @@ def test_a_file_of_the_same_size_without_a_record_is_checked(existing: Existing)
         assert decide(REMOTE, None, local, existing) == Check(REMOTE, Why.UNRECORDED, local)
 
 
+@fault(80)
 @every_existing
 def test_a_touched_file_of_the_same_size_is_checked_whatever_its_etag(existing: Existing) -> None:
     for etag in (OLD, NEW):
@@ -85,12 +88,14 @@ def test_a_file_as_recorded_whose_object_has_a_new_etag_is_replaced_without_more
         assert decide(remote, RECORD, AS_RECORDED, existing) == Fetch(remote, Why.ETAG_CHANGED, replaces=AS_RECORDED)
 
 
+@fault(107)
 @every_existing
 def test_a_file_in_doubt_is_hashed_though_record_and_etag_agree(existing: Existing) -> None:
     doubted = RECORD._replace(in_doubt=True)
     assert decide(REMOTE, doubted, AS_RECORDED, existing) == Check(REMOTE, Why.IN_DOUBT, AS_RECORDED)
 
 
+@fault(69)
 @every_existing
 def test_a_file_in_doubt_that_is_not_the_object_is_ours_and_replaced_without_more_ado(existing: Existing) -> None:
     doubted = RECORD._replace(in_doubt=True)

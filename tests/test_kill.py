@@ -31,7 +31,7 @@ def s3() -> Iterator[ScriptedS3]:
         yield server
 
 
-@fault(88, 96)
+@fault(78, 88, 96, 107)
 def test_a_run_that_is_killed_again_and_again_comes_to_the_right_tree(s3: ScriptedS3, tmp_path: Path) -> None:
     """What is left of a run that was killed is its lock's file, too, and it holds nobody up."""
     lives = Lives(s3, tmp_path / "dest", random.Random(75))

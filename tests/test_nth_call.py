@@ -160,7 +160,9 @@ def test_whichever_flush_fails_it_is_not_tried_again_and_nothing_of_its_batch_is
         assert run.exit_code == 9
         assert disk.calls == nth, "it was flushed again"
         recorded = {key for key, record in records(world.dest).items() if before.get(key) != record}
-        ended = {outcome.remote.key for event in run.events if isinstance(event, Committed) for outcome in event.outcomes}
+        ended = {
+            outcome.remote.key for event in run.events if isinstance(event, Committed) for outcome in event.outcomes
+        }
         assert recorded <= ended <= records(world.dest).keys()
         check_end(world, disk, run)
         check_recovery(world)

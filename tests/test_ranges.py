@@ -327,6 +327,7 @@ def test_a_range_that_is_too_long_is_not_written_over_the_next(monkeypatch: pyte
     assert written == [(FIRST, SECOND)]
 
 
+@fault(83)
 def test_what_came_beyond_a_gap_is_cut_off() -> None:
     async def play(scene: Scene) -> None:
         await scene.whole(FIRST, THIRD)
