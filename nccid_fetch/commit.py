@@ -148,7 +148,7 @@ class Committer:
         self._report(Committed(outcomes))
         self.ended += len(outcomes)
         if self._destination.reserve.is_given_up and not self.full.done():
-            error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            error = self._destination.filled_up or OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             self.full.set_result(await self._disk.run(lambda: destination_error(error, self._destination.dest)))
 
     async def _record(self, placed: Sequence[tuple[str, Record]], failed: Sequence[tuple[str, Reason, str]]) -> None:

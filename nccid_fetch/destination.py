@@ -88,6 +88,7 @@ class Destination(Tree):
         staging: Where files wait for their names.
         reserve: Room for the last batch on a disk that is full.
         distrusts_cache: Whether files are to be read from the disk itself: what is in memory may not have got there.
+        filled_up: What the file system said when the reserve was given up for a name; None as long as it was not.
         has_run_out: Whether a verified file found no room for its name, even with that.
         folds: Whether its file system takes different keys for the same name.
     """
@@ -97,6 +98,7 @@ class Destination(Tree):
         self.dest = dest
         self.staging = Staging(staging_fd, settings.file_mode)
         self.reserve = Reserve(staging_fd)
+        self.filled_up: OSError | None = None
         self.has_run_out = False
         self.distrusts_cache = False
         self.folds = _folds_names(staging_fd)
@@ -239,6 +241,7 @@ class Destination(Tree):
         except OSError as error:
             if error.errno not in FULL or not self.reserve.give_up():
                 raise
+            self.filled_up = error
             self._place(walk, placement)
 
     def _place(self, walk: Walk, placement: Placement) -> None:

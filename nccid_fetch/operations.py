@@ -65,7 +65,7 @@ async def fetch(
     try:
         await _fetch(source, settings, room, command, plan_file, clock=clock)
     except DestinationFullError as error:
-        raise room.told(error) from error
+        raise room.told(error) from error.__cause__
 
 
 async def _fetch(
