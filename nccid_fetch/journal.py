@@ -289,6 +289,24 @@ class Journal:
                 ],
             )
 
+    def forget(self, keys: Iterable[str]) -> None:
+        """Forget records whose files are to be written anew without a flush, before that is done, and durably.
+
+        Else a loss of power could leave a file with the recorded size and time, and without its content. A run that
+        flushes keeps its records: there, nothing gets its name before its content is durable.
+        """
+        if not self._unflushed:
+            return
+        self._connection.execute("PRAGMA synchronous=FULL")
+        try:
+            with self._transaction():
+                self._connection.executemany(
+                    "DELETE FROM object WHERE folder = ? AND name = ?",
+                    [(self._folder_id(prefix), key[len(prefix) :]) for key in keys for prefix in [_prefix(key)]],
+                )
+        finally:
+            self._connection.execute("PRAGMA synchronous=NORMAL")
+
     def note_failed_flush(self) -> None:
         """Remember that what this run wrote may not be on the disk, whatever is read as long as the machine runs."""
         with self._transaction():

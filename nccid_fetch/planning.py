@@ -13,7 +13,7 @@ from .errors import Reason, UnsafeKeyError
 from .events import PagePlanned, Report
 from .journal import Journal
 from .keys import fold, is_folder_marker, path_of
-from .model import Decision, LocalFile, Record, Refuse, RemoteObject, Skip, VerifiedBy
+from .model import Check, Decision, Fetch, LocalFile, Record, Refuse, RemoteObject, Skip, VerifiedBy
 from .settings import Existing
 from .warehouse import part_of, part_prefix
 
@@ -75,6 +75,9 @@ class Planner:
                 nesting.add(remote.key)
             decisions.append(decision)
         await self._retime(decisions)
+        await self._forget(
+            [d.remote.key for d in decisions if isinstance(d, Fetch | Check) and d.remote.key in records]
+        )
         if decisions:
             part = part_of(decisions[0].remote.key, self.group)
             self.report(PagePlanned(part, decisions, _known_by_size(decisions, records)))
@@ -150,6 +153,12 @@ class Planner:
             return keys
         folded = [(fold("/".join(path)), key) for path, key in zip(paths, keys, strict=True)]
         return await self.journal_thread.run(lambda: journal.own_names(folded))
+
+    async def _forget(self, keys: list[str]) -> None:
+        """Let the journal forget what it knows of files that may be written anew, where it has to."""
+        journal = self.journal
+        if journal is not None and keys and isinstance(self.tree, Destination):
+            await self.journal_thread.run(lambda: journal.forget(keys))
 
     async def _retime(self, decisions: Sequence[Decision]) -> None:
         """Let mtimes follow where only LastModified moved on."""
