@@ -329,11 +329,13 @@ def _open_file(folder_fd: int, name: str) -> int:
             raise in_the_way from None
         raise
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise in_the_way
+        is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
     except BaseException:
         os.close(descriptor)
         raise
+    if not is_file:
+        os.close(descriptor)
+        raise in_the_way
     return descriptor
 
 

@@ -63,13 +63,13 @@ async def fetch(
     """
     room = Room(report)
     try:
-        await _fetch(source, settings, room, command, plan_file, clock=clock)
+        await _fetch(source, settings, room, command=command, plan_file=plan_file, clock=clock)
     except DestinationFullError as error:
         raise room.told(error) from error.__cause__
 
 
 async def _fetch(
-    source: Source, settings: Settings, report: Room, command: str, plan_file: Path | None, *, clock: Clock
+    source: Source, settings: Settings, report: Room, *, command: str, plan_file: Path | None, clock: Clock
 ) -> None:
     """Do what `fetch` does, but for the last word on a disk that is full."""
     check_dest(settings.dest)

@@ -51,14 +51,14 @@ def failing(number: int) -> Fault:
 
 
 def short(disk: "FaultyDisk", name: str, arguments: tuple[Any, ...], proceed: Proceed) -> Any:
-    """Write or read a single byte of what was asked for; other calls are none the worse."""
+    """Write or read half of what was asked for, at least a byte; other calls are none the worse."""
     match name, arguments:
         case "write", (descriptor, data):
-            return os.write(descriptor, data[:1])
+            return disk.pass_on("write", descriptor, data[: -(-len(data) // 2)])
         case "pwrite", (descriptor, data, offset):
-            return os.pwrite(descriptor, data[:1], offset)
-        case "pread", (descriptor, _, offset):
-            return os.pread(descriptor, 1, offset)
+            return disk.pass_on("pwrite", descriptor, data[: -(-len(data) // 2)], offset)
+        case "pread", (descriptor, size, offset):
+            return disk.pass_on("pread", descriptor, -(-size // 2), offset)
         case _:
             return proceed()
 
@@ -101,6 +101,7 @@ class FaultyDisk:
         calls: How many calls were made.
         struck: The names of the calls that the fault has struck.
         is_dead: Whether the process is gone.
+        is_whole: As given.
         descriptors: What is open.
         chance: What staged files are named by: another one for each run.
 
@@ -134,7 +135,7 @@ class FaultyDisk:
         self._fault = fault
         self._lasting = lasting
         self._only = only
-        self._whole = whole
+        self.is_whole = whole
         self._witness = witness
         self.chance = random.Random(0)
         self._connections: list[FaultyConnection] = []
@@ -152,28 +153,32 @@ class FaultyDisk:
 
     def call(self, name: str, real: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         """Make a call, unless the fault strikes it."""
-
-        def proceed() -> Any:
-            result = real(*arguments, **options)
-            if name in {"open", "dup"}:
-                self.descriptors.add(result)
-            elif name == "close":
-                self.descriptors.discard(arguments[0])
-            elif name == "listdir":
-                result.sort()
-            if self._witness is not None:
-                self._witness.saw(name, arguments, options, result)
-            return result
-
         if self.is_dead:
             raise Died
         if self._only not in {None, name}:
-            return proceed()
+            return self._done(name, real, arguments, options)
         self.calls += 1
         if self._at is not None and (self.calls == self._at or (self._lasting and self.calls > self._at)):
             self.struck.append(name)
-            return self._fault(self, name, arguments, proceed)
-        return proceed()
+            return self._fault(self, name, arguments, lambda: self._done(name, real, arguments, options))
+        return self._done(name, real, arguments, options)
+
+    def pass_on(self, name: str, *arguments: Any) -> Any:
+        """Make a call of `os` in place of another one."""
+        return self._done(name, getattr(os, name), arguments, {})
+
+    def _done(self, name: str, real: Callable[..., Any], arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        """Make a call for real, and take note of it."""
+        result = real(*arguments, **options)
+        if name in {"open", "dup"}:
+            self.descriptors.add(result)
+        elif name == "close":
+            self.descriptors.discard(arguments[0])
+        elif name == "listdir":
+            result.sort()
+        if self._witness is not None:
+            self._witness.saw(name, arguments, options, result)
+        return result
 
     def die(self) -> None:
         """End the process: what is on the disk at this moment stays, and nothing else."""
@@ -187,8 +192,8 @@ class FaultyDisk:
         with pytest.MonkeyPatch.context() as patch:
             for module in MODULES:
                 patch.setattr(f"nccid_fetch.{module}.os", self)
-            patch.setattr("nccid_fetch.durability._find_syncfs", lambda: self._syncfs if self._whole else None)
-            patch.setattr("nccid_fetch.journal.sqlite3", _Sqlite(self))
+            patch.setattr("nccid_fetch.durability._find_syncfs", lambda: self._syncfs if self.is_whole else None)
+            patch.setattr("nccid_fetch.sqlitefile.sqlite3", _Sqlite(self))
             try:
                 yield
             finally:

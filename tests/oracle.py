@@ -79,6 +79,8 @@ def _rows(dest: Path) -> dict[str, tuple[int, str, int]]:
             shutil.copy(part, copy)
         with closing(sqlite3.connect(Path(copy) / "journal.sqlite")) as journal:
             assert journal.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+            if journal.execute("PRAGMA user_version").fetchone() == (0,):
+                return {}  # Made, and not yet furnished.
             rows = journal.execute(_ROWS)
             return {key: (size, etag, modified * 1_000_000) for key, size, etag, modified in rows}
 
@@ -95,12 +97,13 @@ class Served(Protocol):
     def endpoint_url(self) -> str: ...
 
 
-def check_tree(
+def check_tree(  # noqa: C901 - one invariant after the other.
     dest: Path,
     bucket_objects: Objects,
     *,
     killed: bool = False,
     power_lost: bool = False,
+    unsettled: Collection[str] = (),
     foreign: Mapping[str, Collection[bytes]] = MappingProxyType({}),
 ) -> set[str]:
     """Check what holds after every run, and return the keys whose files are in place.
@@ -110,7 +113,9 @@ def check_tree(
         bucket_objects: Every object there ever was: its content, or its versions.
         killed: The last run had no chance to clean up: staged files may be left, and the journal open. Where it had just
             put a newer version in place, the record may still be that of the older one, whose time tells it apart.
-        power_lost: Nor had the kernel: a file that is not recorded may be damaged. Those in place are then the recorded.
+        power_lost: Nor had the kernel: what is not recorded, or recorded as not flushed, may lack its own time, and is not
+            among the keys that are returned.
+        unsettled: Keys of which a loss of power may have left anything, as long as no run has put them right.
         foreign: What somebody else put under the names of some keys, or took away from there: none of it may be lost,
             and what is recorded of these keys need not hold until a run has put them right.
     """
@@ -125,16 +130,23 @@ def check_tree(
         assert key in bucket_objects, f"{key} is no object"
         content, modified_ns = path.read_bytes(), path.stat().st_mtime_ns
         wholes = [version for version in _versions(bucket_objects, key) if version.body == content]
-        if content in foreign.get(key, ()) or (power_lost and key not in recorded):
+        if content in foreign.get(key, ()) or key in unsettled:
             continue
         assert wholes, f"{key} is no version of its object whole"
+        if power_lost and key not in recorded:
+            continue
         assert any(version.modified_ns == modified_ns for version in wholes), f"{key} has a time that is not its own"
-    for key, (size, etag, modified_ns) in recorded.items():
+    for key, (size, etag, modified_ns, is_unflushed) in recorded.items():
+        if key in unsettled and is_unflushed:
+            continue
         if key in foreign and (key not in files or files[key].read_bytes() in foreign[key]):
             continue
         assert key in files, f"the journal has {key}, and the disk has not"
         content = files[key].read_bytes()
-        if (killed or power_lost) and (len(content), files[key].stat().st_mtime_ns) != (size, modified_ns):
+        if (killed or power_lost or key in unsettled) and (len(content), files[key].stat().st_mtime_ns) != (
+            size,
+            modified_ns,
+        ):
             continue  # It is a whole version, as was seen above, and the next run looks which.
         assert len(content) == size, f"the journal has another size of {key}"
         wholes = [version for version in _versions(bucket_objects, key) if version.body == content]
@@ -148,6 +160,27 @@ def check_tree(
         left = {path.name for path in state.iterdir()}
         assert left <= {"journal.sqlite", "staged", "quarantine"}, f"{left} is left in the state folder"
     return set(recorded) if power_lost else set(files)
+
+
+def unsettled(dest: Path, bucket_objects: Objects, *, power_lost: bool = False) -> set[str]:
+    """Return the keys that the next run would look at: their files are no whole version with its time, or not as recorded.
+
+    Args:
+        dest: The destination.
+        bucket_objects: Every object there ever was.
+        power_lost: So are those that are recorded as not flushed.
+    """
+    files = files_of(dest)
+    rows = _rows(dest) if Journal.path(dest).exists() else {}
+    found = {key for key, row in rows.items() if power_lost and row[-1]}
+    for key, path in files.items():
+        content, modified_ns = path.read_bytes(), path.stat().st_mtime_ns
+        found.update({key} if key in rows and rows[key][::2][:2] != (len(content), modified_ns) else ())
+        if not any(
+            (version.body, version.modified_ns) == (content, modified_ns) for version in _versions(bucket_objects, key)
+        ):
+            found.add(key)
+    return found
 
 
 def _versions(bucket_objects: Objects, key: str) -> Collection[Version]:

@@ -146,13 +146,15 @@ class Recording:
 
     # --- What a faulty disk tells -------------------------------------------------------------------
 
-    def saw(self, name: str, arguments: tuple[Any, ...], options: dict[str, Any], result: Any) -> None:
+    def saw(  # noqa: C901 - a case for each call.
+        self, name: str, arguments: tuple[Any, ...], options: dict[str, Any], result: Any
+    ) -> None:
         """Take note of a call that succeeded."""
         match name, arguments:
             case "open", (path, flags, *_) if flags & os.O_CREAT:
                 found = os.fstat(result)
                 parent = self._of(options["dir_fd"]) if "dir_fd" in options else self._state()
-                self._enter(parent, os.path.basename(path), self._new(Node(found.st_mode), found.st_ino))
+                self._enter(parent, Path(path).name, self._new(Node(found.st_mode), found.st_ino))
             case "mkdir", (path, *_):
                 found = os.stat(path, dir_fd=options["dir_fd"], follow_symlinks=False)
                 number = self._new(Node(found.st_mode), found.st_ino)

@@ -10,7 +10,9 @@ import asyncio
 import errno
 import os
 import shutil
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,7 +28,7 @@ CALLS_MAX = 10_000
 ERRORS = ("ENOSPC", "EIO", "EINTR", "EACCES", "EROFS", "EDQUOT", "EMFILE")
 EDITED = "training/data/Covid0001/edited.json"
 VANISHED = "training/data/Covid0001/vanished.json"
-BY_HAND = {EDITED: [b"edited by hand, and longer than the object was"], VANISHED: []}
+BY_HAND: Mapping[str, Collection[bytes]] = {EDITED: [b"edited by hand, and longer than the object was"], VANISHED: []}
 
 
 # A generator that is left before its end closes its file when Python takes it away, and what fails there nobody hears.
@@ -56,7 +58,7 @@ class Ward:
         adopted.chmod(0o600)
         os.utime(adopted, ns=(0, bucket.now["training/ct/Covid0001/1.2/1.2.3/adopted.dcm"].version.modified_ns))
         files = files_of(self._template)
-        files[EDITED].write_bytes(BY_HAND[EDITED][0])
+        files[EDITED].write_bytes(*BY_HAND[EDITED])
         files[VANISHED].unlink()
         bucket.put("training/data/Covid0001/replaced.json", b"the second replaced")
         for number in range(9):
@@ -79,10 +81,10 @@ def ward(tmp_path_factory: pytest.TempPathFactory) -> Ward:
     return Ward(tmp_path_factory.mktemp("ward"))
 
 
-def strike(world: World, disk: FaultyDisk) -> Run | None:
+def strike(world: World, disk: FaultyDisk, **options: Any) -> Run | None:
     """Make a run on a faulty disk; None if it did not live to its end, or was cancelled."""
     try:
-        return world.run(disk)
+        return world.run(disk, **options)
     except (Died, asyncio.CancelledError):
         return None
 
@@ -97,14 +99,14 @@ def check_end(world: World, disk: FaultyDisk, run: Run | None) -> None:
         assert not staged.exists() or not list(staged.iterdir()), "a staged file is left"
 
 
-def check_recovery(world: World) -> None:
+def check_recovery(world: World, foreign: Mapping[str, Collection[bytes]] = BY_HAND) -> None:
     """Check that the next run puts everything right without asking for what is intact, and another one has nothing to do."""
     bucket = world.bucket
     files = files_of(world.dest)
     intact = {key for key, stored in bucket.now.items() if key in files and files[key].read_bytes() == stored.body}
     bucket.gets.clear()
     assert world.run().exit_code == 0
-    assert check_tree(world.dest, bucket.ever, foreign=BY_HAND) == bucket.now.keys()
+    assert check_tree(world.dest, bucket.ever, foreign=foreign) == bucket.now.keys()
     assert not intact.intersection(bucket.gets), "what was intact was asked for again"
     assert all(files_of(world.dest)[key].read_bytes() == stored.body for key, stored in bucket.now.items())
     bucket.gets.clear()
@@ -137,7 +139,7 @@ def every_call(ward: Ward, fault: Fault, *, first: int = 1, lasting: bool = Fals
 @pytest.mark.parametrize("lasting", [False, True], ids=["once", "from then on"])
 @pytest.mark.parametrize("name", ERRORS)
 def test_whichever_call_fails_nothing_is_lost_and_the_next_run_puts_all_right(
-    ward: Ward, name: str, lasting: bool
+    ward: Ward, name: str, *, lasting: bool
 ) -> None:
     number = getattr(errno, name)
     assert every_call(ward, failing(number), first=1 + number % EVERY, lasting=lasting)
@@ -146,7 +148,7 @@ def test_whichever_call_fails_nothing_is_lost_and_the_next_run_puts_all_right(
 @catalogue.fault(66)
 @pytest.mark.parametrize("whole", [True, False], ids=["syncfs", "fsync"])
 def test_whichever_flush_fails_it_is_not_tried_again_and_nothing_of_its_batch_is_recorded(
-    ward: Ward, whole: bool
+    ward: Ward, *, whole: bool
 ) -> None:
     flush = "syncfs" if whole else "fsync"
     for nth in range(1, CALLS_MAX, 1 if whole else EVERY // 4 + 1):
@@ -171,7 +173,7 @@ def test_whichever_flush_fails_it_is_not_tried_again_and_nothing_of_its_batch_is
 
 @catalogue.fault(68)
 @pytest.mark.parametrize("lasting", [False, True], ids=["once", "from then on"])
-def test_whichever_call_does_less_than_it_was_asked_to_the_rest_is_done(ward: Ward, lasting: bool) -> None:
+def test_whichever_call_does_less_than_it_was_asked_to_the_rest_is_done(ward: Ward, *, lasting: bool) -> None:
     assert every_call(ward, short, first=7, lasting=lasting)
 
 
@@ -179,7 +181,7 @@ def test_whichever_call_does_less_than_it_was_asked_to_the_rest_is_done(ward: Wa
 @pytest.mark.parametrize("whole", [True, False], ids=["syncfs", "fsync"])
 @pytest.mark.parametrize("death", [dying, dying_after], ids=["before", "after"])
 def test_whichever_call_is_the_last_that_a_run_lives_to_see_nothing_is_lost(
-    ward: Ward, death: Fault, whole: bool
+    ward: Ward, death: Fault, *, whole: bool
 ) -> None:
     assert every_call(ward, death, first=11, whole=whole)
 

@@ -10,9 +10,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from nccid_fetch.settings import Durability
+
 from . import catalogue
 from .faulty_disk import FaultyDisk, dying
-from .oracle import check_tree
+from .oracle import check_tree, unsettled
 from .power import (
     Chooser,
     Recording,
@@ -36,7 +38,11 @@ CHOOSERS: dict[str, Chooser] = {
     "data without names": data_without_names,
     **{f"chance {seed}": by_chance(seed) for seed in range(3)},
 }
-WHOLE = pytest.mark.parametrize("whole", [True, False], ids=["syncfs", "fsync"])
+WAYS = pytest.mark.parametrize(
+    ("durability", "whole"),
+    [(Durability.BATCH, True), (Durability.BATCH, False), (Durability.FILE, True), (Durability.NONE, True)],
+    ids=["batch", "batch without syncfs", "file", "none"],
+)
 
 
 def losses(recording: Recording, *, after: int = 0) -> Iterator[tuple[int, Chooser]]:
@@ -46,38 +52,48 @@ def losses(recording: Recording, *, after: int = 0) -> Iterator[tuple[int, Choos
         yield moment, CHOOSERS[name]
 
 
-def check_losses(world: World, recording: Recording, *, after: int = 0) -> None:
-    """Check what becomes of the destination, whenever the power goes and whatever is left."""
+def check_losses(world: World, recording: Recording, durability: Durability, *, after: int = 0) -> None:
+    """Check what becomes of the destination, whenever the power goes and whatever is left.
+
+    What was left to the system to flush may be damaged, and what was moved away for it lost.
+    """
+    is_left = durability is Durability.NONE
+    foreign = dict.fromkeys(BY_HAND, ()) if is_left else BY_HAND
     for moment, choose in losses(recording, after=after):
         recording.lose(moment, choose, world.dest)
+        world.boots += 1
+        damaged = unsettled(world.dest, world.bucket.ever, power_lost=True) if is_left else ()
         try:
-            check_tree(world.dest, world.bucket.ever, power_lost=True, foreign=BY_HAND)
-            check_recovery(world)
+            check_tree(world.dest, world.bucket.ever, power_lost=True, unsettled=damaged, foreign=foreign)
+            check_recovery(world, foreign)
         except BaseException as error:
             error.add_note(f"after a loss of power at step {moment}, {choose}")
             raise
 
 
 @catalogue.fault(69, 70, 107)
-@WHOLE
+@WAYS
 def test_whenever_the_power_goes_what_is_recorded_is_there_and_the_next_run_puts_all_right(
-    ward: Ward, whole: bool
+    ward: Ward, durability: Durability, *, whole: bool
 ) -> None:
     world = ward.world()
     recording = Recording(world.dest)
-    assert world.run(FaultyDisk(world.dest, whole=whole, witness=recording)).exit_code == 0
-    check_losses(world, recording)
+    assert world.run(FaultyDisk(world.dest, whole=whole, witness=recording), durability=durability).exit_code == 0
+    check_losses(world, recording, durability)
 
 
 @catalogue.fault(88, 107)
-@WHOLE
-def test_what_a_killed_run_never_flushed_is_flushed_before_the_next_one_records_it(ward: Ward, whole: bool) -> None:
+@WAYS
+def test_what_a_killed_run_never_flushed_is_flushed_before_the_next_one_records_it(
+    ward: Ward, durability: Durability, *, whole: bool
+) -> None:
     calls = FaultyDisk(ward.world().dest, whole=whole)
-    ward.world().run(calls)
+    ward.world().run(calls, durability=durability)
     for number in range(2 * calls.calls // 5, calls.calls, 3 * EVERY):
         world = ward.world()
         recording = Recording(world.dest)
-        assert strike(world, FaultyDisk(world.dest, number, dying, whole=whole, witness=recording)) is None
+        disk = FaultyDisk(world.dest, number, dying, whole=whole, witness=recording)
+        assert strike(world, disk, durability=durability) is None
         killed_at = len(recording.steps)
-        assert world.run(FaultyDisk(world.dest, whole=whole, witness=recording)).exit_code == 0
-        check_losses(world, recording, after=killed_at)
+        assert world.run(FaultyDisk(world.dest, whole=whole, witness=recording), durability=durability).exit_code == 0
+        check_losses(world, recording, durability, after=killed_at)
