@@ -252,7 +252,8 @@ async def _opened(path: tuple[str, ...], tools: Tools) -> AsyncIterator[int]:
 
     def close() -> None:
         for descriptor in opened:
-            os.close(descriptor)
+            with suppress(OSError):  # Of a file that is only read, its close has nothing to say.
+                os.close(descriptor)
 
     try:
         await tools.disk.run(lambda: opened.append(tools.destination.open_file(path)))
