@@ -290,21 +290,17 @@ class Journal:
             )
 
     def forget(self, keys: Iterable[str]) -> None:
-        """Forget records whose files are to be written anew without a flush, before that is done, and durably.
+        """Forget, durably, records of files that are to be written anew, in a run that does not flush them.
 
-        Else a loss of power could leave a file with the recorded size and time, and without its content. A run that
-        flushes keeps its records: there, nothing gets its name before its content is durable.
+        Else a file may keep the recorded size and time through a loss of power, and not its content.
         """
         if not self._unflushed:
             return
-        self._connection.execute("PRAGMA synchronous=FULL")
-        try:
+        with self._telling():
+            rows = [(self._folder_id(_prefix(key)), key[len(_prefix(key)) :]) for key in keys]
+            self._connection.execute("PRAGMA synchronous=FULL")
             with self._transaction():
-                self._connection.executemany(
-                    "DELETE FROM object WHERE folder = ? AND name = ?",
-                    [(self._folder_id(prefix), key[len(prefix) :]) for key in keys for prefix in [_prefix(key)]],
-                )
-        finally:
+                self._connection.executemany("DELETE FROM object WHERE folder = ? AND name = ?", rows)
             self._connection.execute("PRAGMA synchronous=NORMAL")
 
     def note_failed_flush(self) -> None:
