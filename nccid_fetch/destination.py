@@ -279,6 +279,8 @@ class Destination(Tree):
                     aside_fd = aside.enter(("quarantine", run, *placement.path[:-1]))
                     if look_at(aside_fd, name) is None:
                         os.rename(name, name, src_dir_fd=folder_fd, dst_dir_fd=aside_fd)
+                        if self._flusher.is_whole:  # Else the folders are flushed as they are left.
+                            self._flusher.flush()
                         return
         except BlockedError as error:
             raise ObjectError(

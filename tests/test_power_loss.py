@@ -67,7 +67,7 @@ def check_losses(world: World, recording: Recording, durability: Durability, *, 
             check_tree(world.dest, world.bucket.ever, power_lost=True, unsettled=damaged, foreign=foreign)
             check_recovery(world, foreign)
         except BaseException as error:
-            error.add_note(f"after a loss of power at step {moment}, {choose}")
+            error.add_note(f"after a loss of power at step {moment}, {choose.__qualname__}")
             raise
 
 
