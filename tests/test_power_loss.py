@@ -58,7 +58,8 @@ def check_losses(world: World, recording: Recording, durability: Durability, *, 
     What was left to the system to flush may be damaged, and what was moved away for it lost.
     """
     is_left = durability is Durability.NONE
-    foreign = dict.fromkeys(BY_HAND, ()) if is_left else BY_HAND
+    # What a run was killed over while it set it aside, before the folders were flushed, no later run knows to flush.
+    foreign = dict.fromkeys(BY_HAND, ()) if is_left or after else BY_HAND
     for moment, choose in losses(recording, after=after):
         recording.lose(moment, choose, world.dest)
         world.boots += 1
