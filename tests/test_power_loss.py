@@ -63,7 +63,9 @@ def check_losses(world: World, recording: Recording, durability: Durability, *, 
     for moment, choose in losses(recording, after=after):
         recording.lose(moment, choose, world.dest)
         world.boots += 1
-        damaged = unsettled(world.dest, world.bucket.ever, power_lost=True) if is_left else ()
+        damaged = (
+            unsettled(world.dest, world.bucket.ever, power_lost=True) if is_left else set(BY_HAND if after else ())
+        )
         try:
             check_tree(world.dest, world.bucket.ever, power_lost=True, unsettled=damaged, foreign=foreign)
             check_recovery(world, foreign)
