@@ -50,8 +50,6 @@ kill: $(VENV)/.dev ## Kill real runs at RUNS random moments, and see that each i
 .PHONY: soak
 soak: $(VENV)/.dev ## Run after run for SECONDS in bad weather: the right tree in the end, and flat memory; SEED=
 	$(BIN)/python -m tests.soak --seconds $(or $(SECONDS),3600) $(if $(SEED),--seed $(SEED)) $(ARGS)
-SEED ?= 1
-RUNS ?= 1000
 
 .PHONY: nth
 nth: $(VENV)/.dev ## Fail each call to the disk and lose the power at each moment; many minutes
@@ -59,7 +57,7 @@ nth: $(VENV)/.dev ## Fail each call to the disk and lose the power at each momen
 
 .PHONY: simulate
 simulate: $(VENV)/.dev ## Let simulated nights pass; SEED=1 RUNS=1000
-	$(BIN)/python -m tests.simulate --seed $(SEED) --runs $(RUNS)
+	$(BIN)/python -m tests.simulate --seed $(or $(SEED),1) --runs $(or $(RUNS),1000)
 
 .PHONY: bench
 bench: $(VENV)/.bench ## Compare with s5cmd, rclone, aws and cp; ARGS=--quick for a short run

@@ -9,7 +9,7 @@ staged file, so that no attempt can leave bytes to another.
 import asyncio
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from .clock import REAL, Clock

@@ -17,10 +17,10 @@ from typing import Any, Protocol
 
 import pytest
 
-MODULES = ("staging", "walk", "durability", "destination", "transfer", "journal")
+MODULES = ("staging", "walk", "durability", "destination", "diagnosis", "reserve", "sqlitefile", "transfer")
 COUNTED = {
-    *("open", "close", "dup", "stat", "fstat", "listdir", "pread", "write", "pwrite", "ftruncate", "lseek"),
-    *("utime", "fchmod", "mkdir", "rename", "unlink", "fsync"),
+    *("open", "close", "dup", "stat", "fstat", "listdir", "pread", "preadv", "write", "pwrite", "ftruncate", "lseek"),
+    *("utime", "fchmod", "mkdir", "rename", "unlink", "fsync", "posix_fallocate"),
 }
 TIDYING = {"unlink", "listdir", "close"}
 """What takes away staged files: where it fails, they are left to the next run."""
@@ -59,6 +59,8 @@ def short(disk: "FaultyDisk", name: str, arguments: tuple[Any, ...], proceed: Pr
             return disk.pass_on("pwrite", descriptor, data[: -(-len(data) // 2)], offset)
         case "pread", (descriptor, size, offset):
             return disk.pass_on("pread", descriptor, -(-size // 2), offset)
+        case "preadv", (descriptor, [buffer], offset):
+            return disk.pass_on("preadv", descriptor, [buffer[: -(-len(buffer) // 2)]], offset)
         case _:
             return proceed()
 
@@ -90,7 +92,7 @@ class Witness(Protocol):
     def saw(self, name: str, arguments: tuple[Any, ...], options: dict[str, Any], result: Any) -> None:
         """Take note of a call."""
 
-    def saw_commit(self, files: dict[str, bytes]) -> None:
+    def saw_commit(self, files: dict[str, bytes], *, durable: bool) -> None:
         """Take note of what the journal's files are after a commit."""
 
 
@@ -230,10 +232,10 @@ class FaultyDisk:
         self._connections.append(connection)
         return connection
 
-    def committed(self) -> None:
-        """Take note that the journal's files are durable as they are."""
+    def committed(self, *, durable: bool) -> None:
+        """Take note of what the journal's files are, and whether they will be that whatever happens."""
         if self._witness is not None:
-            self._witness.saw_commit(self._journal_files())
+            self._witness.saw_commit(self._journal_files(), durable=durable)
 
     def _journal_files(self) -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in sorted(self._state.glob("journal.sqlite*"))}
@@ -261,8 +263,8 @@ class FaultyConnection(sqlite3.Connection):
 
     def execute(self, sql: str, *arguments: Any) -> sqlite3.Cursor:
         """Run a statement."""
-        if sql == "PRAGMA synchronous=FULL":
-            self._is_full = True
+        if sql.startswith("PRAGMA synchronous="):
+            self._is_full = sql.endswith("=FULL")
             sql = "PRAGMA synchronous=OFF"
         return self._call(super().execute, sql, *arguments)
 
@@ -278,12 +280,12 @@ class FaultyConnection(sqlite3.Connection):
         """Close, unless the process is gone."""
         if not self.disk.is_dead:
             super().close()
-            self.disk.committed()
+            self.disk.committed(durable=True)  # SQLite flushes around its checkpoint, whatever it does else.
 
     def _call(self, real: Callable[..., sqlite3.Cursor], sql: str, *arguments: Any) -> sqlite3.Cursor:
         cursor: sqlite3.Cursor = self.disk.call("sql", real, sql, *arguments)
-        if self._is_full and not self.in_transaction and not sql.startswith(("SELECT", "PRAGMA", "BEGIN EXCLUSIVE")):
-            self.disk.committed()
+        if not self.in_transaction and not sql.startswith(("SELECT", "PRAGMA")):
+            self.disk.committed(durable=self._is_full)
         return cursor
 
 

@@ -45,7 +45,7 @@ class Version(NamedTuple):
         return round(self.modified.timestamp() * 1000) * 1_000_000
 
 
-_ROWS = """SELECT objects.key, objects.size, objects.etag, object.modified FROM object
+_ROWS = """SELECT objects.key, objects.size, objects.etag, object.modified, object.unflushed FROM object
     JOIN folder ON folder.id = object.folder JOIN objects ON objects.key = folder.prefix || object.name"""
 
 Objects = Mapping[str, bytes | Collection[Version]]
@@ -69,11 +69,11 @@ def remote_of(s3: ScriptedS3, key: str) -> RemoteObject:
 
 def records(dest: Path) -> dict[str, tuple[int, str]]:
     """Return size and ETag of every object that the journal has, also where a killed run left it open."""
-    return {key: (size, etag) for key, (size, etag, _) in _rows(dest).items()}
+    return {key: (size, etag) for key, (size, etag, _, _) in _rows(dest).items()}
 
 
-def _rows(dest: Path) -> dict[str, tuple[int, str, int]]:
-    """Return size, ETag and mtime of every object that the journal has."""
+def _rows(dest: Path) -> dict[str, tuple[int, str, int, bool]]:
+    """Return size, ETag and mtime of every object that the journal has, and whether it was left to the system to flush."""
     with tempfile.TemporaryDirectory() as copy:
         for part in (dest / STATE_FOLDER).glob("journal.sqlite*"):
             shutil.copy(part, copy)
@@ -82,7 +82,7 @@ def _rows(dest: Path) -> dict[str, tuple[int, str, int]]:
             if journal.execute("PRAGMA user_version").fetchone() == (0,):
                 return {}  # Made, and not yet furnished.
             rows = journal.execute(_ROWS)
-            return {key: (size, etag, modified * 1_000_000) for key, size, etag, modified in rows}
+            return {key: (size, etag, modified * 1_000_000, bool(run)) for key, size, etag, modified, run in rows}
 
 
 def files_of(dest: Path) -> dict[str, Path]:
@@ -121,6 +121,8 @@ def check_tree(  # noqa: C901 - one invariant after the other.
     """
     state = dest / STATE_FOLDER
     recorded = _rows(dest) if Journal.path(dest).exists() or not power_lost else {}
+    if power_lost:
+        recorded = {key: row for key, row in recorded.items() if not row[-1]}
     for path in (dest, *_walk(dest)):
         mode = path.lstat().st_mode
         assert not stat.S_ISLNK(mode), f"{path} is a link"

@@ -57,12 +57,14 @@ class Step:
         node: The file or folder; None for everything there is.
         value: What it has now: bytes, a time, a mode; or the name, and the node that has it.
         origin: Of a move, the folder and the name that it was moved from: it happens as a whole, or not at all.
+        is_durable: Whether it was so from the first, as most commits are.
     """
 
     kind: str
     node: int | None
     value: Any = None
     origin: tuple[int, str] | None = None
+    is_durable: bool = False
 
 
 Chooser = Callable[[Step], Fate]
@@ -184,9 +186,9 @@ class Recording:
             case _:
                 pass
 
-    def saw_commit(self, files: dict[str, bytes]) -> None:
+    def saw_commit(self, files: dict[str, bytes], *, durable: bool) -> None:
         """Take note of what the journal's files are after a commit."""
-        self.steps.append(Step("commit", None, files))
+        self.steps.append(Step("commit", None, files, is_durable=durable))
 
     def _enter(self, parent: int, name: str, number: int) -> None:
         self._now[parent][name] = number
@@ -215,12 +217,13 @@ class Recording:
         }
         journal = self._journal
         for step, is_durable in zip(self.steps[:moment], self._durable(moment), strict=True):
+            fate = Fate.KEPT if is_durable else choose(step)
+            if step.kind == "flush" or fate is Fate.DROPPED:
+                continue
             if step.kind == "commit":
                 journal = step.value
-            elif step.kind != "flush":
-                fate = Fate.KEPT if is_durable else choose(step)
-                if fate is not Fate.DROPPED:
-                    _apply(step, nodes, fate)
+            else:
+                _apply(step, nodes, fate)
         shutil.rmtree(dest, ignore_errors=True)
         _write(nodes, self._root, dest)
         state = dest / STATE_FOLDER
@@ -238,7 +241,7 @@ class Recording:
             if step.kind == "flush":
                 flushed.add(step.node)
             touched = {None, step.node, step.origin[0] if step.origin else step.node}
-            durable.append(not flushed.isdisjoint(touched))
+            durable.append(step.is_durable or (step.kind != "commit" and not flushed.isdisjoint(touched)))
         return durable[::-1]
 
 

@@ -2,6 +2,7 @@
 
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,7 +27,13 @@ def test_a_file_that_is_missing_in_the_end_is_noticed(tmp_path: Path, monkeypatc
     """What nobody would notice needs no hour of it."""
     with Soak(tmp_path, seed=3, objects=5) as night:
         run = night.run
-        monkeypatch.setattr(night, "run", lambda: (run(), next(night.dest.rglob("*.dcm")).unlink())[0])
+
+        def losing() -> Any:
+            ended = run()
+            next(night.dest.rglob("*.dcm")).unlink()
+            return ended
+
+        monkeypatch.setattr(night, "run", losing)
         with pytest.raises(AssertionError, match=r"the disk has not|something is lost"):
             night.finish()
 

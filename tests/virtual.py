@@ -47,6 +47,7 @@ RANGED_BYTES_MIN = 16 << 10
 RANGE_BYTES = 5 << 10
 BATCH_OBJECTS = 6
 QUEUE_OBJECTS = 16
+RESERVE_BYTES = 4 << 10
 """The sizes of the real world, made small."""
 
 
@@ -108,7 +109,7 @@ class InlineDisk(disk.Disk):
         await asyncio.sleep(0)
         return result
 
-    async def run_short(self, function: Callable[[], T]) -> T:
+    async def run_short(self, function: Callable[[], T], size: int) -> T:
         return await self.run(function)
 
 
@@ -305,6 +306,7 @@ class World:
         dest: The destination.
         bucket: The bucket.
         seconds: The time, from the beginning of the world.
+        boots: How often the machine was started.
 
     Args:
         seed: Of the world's chance.
@@ -314,6 +316,7 @@ class World:
         self.dest = dest
         self.bucket = bucket
         self.seconds = 0.0
+        self.boots = 1
         self._chance = random.Random(seed)
         self._task: asyncio.Task[Run] | None = None
 
@@ -364,6 +367,8 @@ class World:
                 "operations.ReferenceReader": lambda _: VirtualReader(bucket, fast=False),
                 "operations._reader": lambda *_: VirtualReader(bucket, fast=True),
                 "operations.Disk": InlineDisk,
+                "operations.boot_id": lambda: f"boot {world.boots}",
+                "reserve.RESERVE_BYTES": RESERVE_BYTES,
                 "destination.datetime": Calendar,
                 "transfer.WHOLE_BYTES_MAX": WHOLE_BYTES_MAX,
                 "transfer.RANGED_BYTES_MIN": RANGED_BYTES_MIN,
