@@ -54,6 +54,48 @@ SLOWED_SECONDS = 0.5
 CAUTION, CAUTION_GROWTH = 0.01, 1.2
 """Growth in the first window after that, and by how much each further one may exceed the one before."""
 
+
+class GivenLimit:
+    """A number that was given: kept to, but for the time after being told to slow down.
+
+    Then it is a fifth less at once, as above, and one more again each time that as many objects have come in peace as
+    may be in flight.
+
+    Attributes:
+        limit: How many objects may be in flight: from LIMIT_MIN, or the number if that is less, to the number.
+
+    Args:
+        number: What was given.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.limit = self._number = number
+        self._came = 0
+        self._changed = self._told_until = float("-inf")
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether it is what was given, so that objects that arrive say nothing about it."""
+        return self.limit == self._number
+
+    def finished(self, size: int, began: float, now: float, in_flight: int) -> None:  # noqa: ARG002 - as below.
+        """Take note of an object that arrived; see `AdaptiveLimit.finished`."""
+        if began < self._changed or self.is_at_rest:
+            return
+        self._came += 1
+        if self._came >= self.limit:
+            self._came = 0
+            self.limit += 1
+
+    def throttled(self, now: float) -> None:
+        """Take note of having been told to slow down; see `AdaptiveLimit.throttled`."""
+        if now < self._told_until:
+            return
+        self._told_until = now + SLOWED_SECONDS
+        self._changed, self._came = now, 0
+        self.limit = max(min(LIMIT_MIN, self._number), int(self.limit * SLOWED))
+
+
 Times = dict[int, float]
 """Seconds that an object takes, by class of sizes."""
 
@@ -63,7 +105,10 @@ class AdaptiveLimit:
 
     Attributes:
         limit: How many objects may be in flight, from LIMIT_MIN to LIMIT_MAX.
+        is_at_rest: Never: each object that arrives says something.
     """
+
+    is_at_rest = False
 
     def __init__(self) -> None:
         self.limit = LIMIT_FIRST

@@ -35,12 +35,13 @@ class SourceOptions(TypedDict, total=False):
 
 
 class PlanOptions(SourceOptions, total=False):
-    """What and where to; see `Settings`."""
+    """What and where to; see `Settings`. `retry_for` is in seconds."""
 
     include: str | Iterable[str]
     exclude: str | Iterable[str]
     existing: Existing | str
     strict: bool
+    retry_for: float
 
 
 class FetchOptions(PlanOptions, total=False):
@@ -195,8 +196,8 @@ def _settings(options: PlanOptions | FetchOptions, dest: str | Path, parts: tupl
     if not str(dest):
         raise UsageError("dest is empty", hint="name a folder; the present one is '.'")
     chosen: dict[str, Any] = {name: value for name, value in options.items() if name not in _SOURCE_FIELDS}
-    if "stall" in chosen:
-        chosen["stall_seconds"] = chosen.pop("stall")
+    for name in {"stall", "retry_for"} & chosen.keys():
+        chosen[f"{name}_seconds"] = chosen.pop(name)
     kinds = {"existing": Existing, "verify": Verify, "durability": Durability, "transport": Transport}
     for name, kind in kinds.items():
         if name in chosen:

@@ -6,8 +6,10 @@
     ├── RunError                        ends the run; carries an exit code and a hint
     │   ├── UsageError              2   an option, the configuration, a DEST of another bucket
     │   ├── AccessError             4   no, wrong or expired credentials; nothing may be listed
+    │   │   └── CredentialsError    4   credentials that may be others when they are read anew
     │   ├── EndpointError           5   cannot be reached, or answers nonsense
     │   │   ├── ListingError        5   a listing that breaks off, repeats or is not S3's
+    │   │   ├── TokenRefusedError   5   a page cannot be gone on from; the listing can, from its last key
     │   │   └── RedirectRefusedError     5   the endpoint points elsewhere
     │   ├── DestinationError        9   full, read-only or broken
     │   │   └── DestinationFullError 9  full: no more bytes, or no more files
@@ -76,6 +78,20 @@ class AccessError(RunError):
     exit_code = 4
 
 
+class CredentialsError(AccessError):
+    """Credentials that have expired, are wrong, or cannot be had: during a run they are read anew before it ends.
+
+    Args:
+        message: What went wrong and where.
+        hint: The next step.
+        are_wrong: They will not be right later, as ones that have expired may be: only other ones help.
+    """
+
+    def __init__(self, message: str, hint: str | None = None, *, are_wrong: bool = False) -> None:
+        super().__init__(message, hint)
+        self.are_wrong = are_wrong
+
+
 class EndpointError(RunError):
     """The endpoint cannot be reached or answers nonsense."""
 
@@ -84,6 +100,10 @@ class EndpointError(RunError):
 
 class ListingError(EndpointError):
     """A listing that breaks off, repeats itself, runs backwards or is not S3's answer at all."""
+
+
+class TokenRefusedError(EndpointError):
+    """The endpoint does not go on from a token that it gave: it may have become too old."""
 
 
 class RedirectRefusedError(EndpointError):

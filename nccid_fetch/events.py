@@ -6,6 +6,7 @@ and by batch, not by object, except where an object is worth a line of its own.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 from .errors import Reason
 from .model import Decision, PartState, RemoteObject, VerifiedBy
@@ -86,11 +87,54 @@ class ListingRetrying:
     throttled: bool
 
 
+class Wait(StrEnum):
+    """What a run waits for while it is held."""
+
+    ENDPOINT = "the endpoint"
+    CREDENTIALS = "credentials"
+    SLOWED = "the server, which asks to slow down"
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """From now on nothing is asked for, but for one request at a time that finds out whether it is over.
+
+    It comes when the run is held, and again each time that it is found not to be over.
+
+    Attributes:
+        reason: What is waited for.
+        message: What happened, for a person.
+        since: When the run was held, in seconds on its clock.
+        pause_seconds: How long until the next request.
+        retry_for_seconds: How long it may go on like this.
+    """
+
+    reason: Wait
+    message: str
+    since: float
+    pause_seconds: float
+    retry_for_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """The run goes on, after having been held for so many seconds."""
+
+    reason: Wait
+    seconds: float
+
+
 @dataclass(frozen=True, slots=True)
 class LimitSet:
-    """From now on so many objects may be in flight. Only where that was left to the run."""
+    """From now on so many objects may be in flight.
+
+    Attributes:
+        objects: How many.
+        of: How many were asked for; None where that was left to the run.
+    """
 
     objects: int
+    of: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +203,8 @@ Event = (
     | ListingRetrying
     | Received
     | Retrying
+    | Held
+    | Released
     | LimitSet
     | RemoteFound
     | RoomShort

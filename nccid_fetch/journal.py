@@ -50,6 +50,7 @@ from .sqlitefile import (
     primary_code,
     remote_name_of,
     set_aside,
+    text_of,
 )
 
 VERSION = 2
@@ -270,7 +271,7 @@ class Journal:
             )
             self._connection.executemany(
                 "INSERT OR REPLACE INTO failure VALUES (?, ?, ?)",
-                [(_text(key), str(reason), _text(message)) for key, reason, message in failed],
+                [(text_of(key), str(reason), text_of(message)) for key, reason, message in failed],
             )
 
     def retime(self, moved: Iterable[tuple[str, int]]) -> None:
@@ -443,11 +444,6 @@ def _store_etag(etag: ETag) -> bytes | str:
 
 def _load_etag(stored: bytes | str) -> ETag:
     return ETag(stored.hex() if isinstance(stored, bytes) else stored)
-
-
-def _text(text: str) -> str:
-    """Return text that SQLite takes: a key that was refused may be no Unicode text."""
-    return text.encode(errors="backslashreplace").decode()
 
 
 def _now() -> str:

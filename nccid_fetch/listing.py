@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from . import warehouse
 from .clock import REAL, Clock
 from .errors import (
+    CredentialsError,
     EndpointError,
     ListingDeniedError,
     ListingError,
     NccidFetchError,
     ThrottledError,
+    TokenRefusedError,
     TransientError,
     UnreachableError,
 )
@@ -62,7 +64,13 @@ class Listing:
         token: str | None = None
         last_key, empty = after, 0
         while True:
-            page = await self._page(prefix, token, after=after, delimiter=delimiter)
+            try:
+                page = await self._page(prefix, token, after=after, delimiter=delimiter)
+            except TokenRefusedError:  # While the workers were behind it has become too old.
+                if delimiter is not None or not last_key:
+                    raise
+                token, after = None, last_key
+                continue
             if page.objects:
                 if page.objects[0].key <= last_key:
                     raise ListingError(
@@ -79,7 +87,10 @@ class Listing:
                 return
 
     async def first(self, prefix: str, *, delimiter: str | None = None, max_keys: int = 1) -> Page:
-        """Ask for the first page only. Raises as `pages` does; an endpoint that is not there is not waited for."""
+        """Ask for the first page only.
+
+        Raises as `pages` does; neither an endpoint that is not there nor other credentials are waited for.
+        """
         return await self._page(prefix, None, delimiter=delimiter, max_keys=max_keys, wait_for_endpoint=False)
 
     async def _page(
@@ -108,8 +119,10 @@ class Listing:
                     prefix, token=token, start_after=after, delimiter=delimiter, max_keys=max_keys
                 )
             except (TransientError, ListingError) as error:  # What is no listing may come of a proxy in passing.
-                gone = isinstance(error, UnreachableError) and not wait_for_endpoint
-                pause = None if gone else patience.after(error)
+                is_gone = isinstance(error, UnreachableError)
+                if is_gone and wait_for_endpoint:
+                    continue
+                pause = None if is_gone else patience.after(error)
                 if pause is None:
                     if isinstance(error, ListingError):
                         raise
@@ -119,6 +132,9 @@ class Listing:
                 throttled = isinstance(error, ThrottledError)
                 self.report(ListingRetrying(prefix, str(error), pause, throttled))
                 await self.clock.sleep(pause)
+            except CredentialsError:
+                if not wait_for_endpoint:
+                    raise
 
 
 Stream = AsyncGenerator[Sequence[RemoteObject], None]

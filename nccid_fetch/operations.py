@@ -18,6 +18,7 @@ from .disk import THREADS_MAX, Disk
 from .durability import boot_id
 from .errors import AccessError, DestinationFullError, UsageError
 from .events import PartsKnown, RemoteFound, Report
+from .governor import Governor
 from .journal import Journal
 from .keys import key_filter
 from .listing import Listing, ShardedListing, Stream, survey
@@ -26,7 +27,7 @@ from .pipeline import Pages, plan_all, run
 from .planfile import parts_of_plan, read_plan
 from .planning import Planner
 from .room import Room
-from .settings import Settings, Source, Transport
+from .settings import RETRY_FOR_SECONDS, Settings, Source, Transport
 from .shards import SHARDS_MAX
 from .slots import Slots
 from .store.pages import PAGE_KEYS, Lister
@@ -76,6 +77,7 @@ async def _fetch(
     asked = settings.parts if plan_file is None else parts_of_plan(plan_file, source)
     if plan_file is not None and not asked:
         raise UsageError(f"{plan_file} is a plan of nothing", hint="leave at least one object in it")
+    governor = Governor(clock, retry_for_seconds=settings.retry_for_seconds, report=report)
     async with AsyncExitStack() as stack:
         journal = Journal.open(settings.dest, bucket=source.bucket, group=source.group, boot=boot_id())
         if journal is not None:
@@ -85,6 +87,7 @@ async def _fetch(
                 source,
                 connections=settings.concurrency_max + LISTING_CONNECTIONS,
                 stall_seconds=settings.stall_seconds,
+                governor=governor,
             )
         )
         listing = Listing(Lister(session), LISTING_ATTEMPTS, report, clock)
@@ -136,6 +139,7 @@ async def _fetch(
             slots=Slots(settings.concurrency_max),
             report=report,
             clock=clock,
+            governor=governor,
         )
         committer = Committer(
             group=source.group,
@@ -172,7 +176,12 @@ async def plan(source: Source, settings: Settings, report: Report, *, clock: Clo
         if journal is not None:
             stack.enter_context(closing(journal))
         session = await stack.enter_async_context(
-            open_session(source, connections=LISTING_CONNECTIONS, stall_seconds=settings.stall_seconds)
+            open_session(
+                source,
+                connections=LISTING_CONNECTIONS,
+                stall_seconds=settings.stall_seconds,
+                governor=Governor(clock, retry_for_seconds=settings.retry_for_seconds, report=report),
+            )
         )
         listing = Listing(Lister(session), LISTING_ATTEMPTS, report, clock)
         parts = await _parts(listing, source, settings.parts, report)
@@ -198,10 +207,19 @@ def _clear_quietly(destination: Destination) -> None:
 
 
 @asynccontextmanager
-async def open_listing(source: Source, *, stall_seconds: float = 30.0) -> AsyncIterator[Listing]:
+async def open_listing(
+    source: Source,
+    *,
+    stall_seconds: float = 30.0,
+    retry_for_seconds: float = RETRY_FOR_SECONDS,
+    report: Report = lambda _: None,
+) -> AsyncIterator[Listing]:
     """Open a session that only lists."""
-    async with open_session(source, connections=LISTING_CONNECTIONS, stall_seconds=stall_seconds) as session:
-        yield Listing(Lister(session), LISTING_ATTEMPTS)
+    governor = Governor(retry_for_seconds=retry_for_seconds, report=report)
+    async with open_session(
+        source, connections=LISTING_CONNECTIONS, stall_seconds=stall_seconds, governor=governor
+    ) as session:
+        yield Listing(Lister(session), LISTING_ATTEMPTS, report)
 
 
 async def _parts(

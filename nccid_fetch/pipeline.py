@@ -15,15 +15,15 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
-from .adaptive import AdaptiveLimit
+from .adaptive import AdaptiveLimit, GivenLimit
 from .commit import Committer, Ending
 from .decisions import Nesting, refute
 from .diagnosis import destination_error
 from .errors import DestinationFullError, EndpointError, ListingDeniedError, ObjectError, Reason, decisive
-from .events import Adopted, Event, Failed, Fetched, LimitSet, ListingEnded, Report, Retrying
+from .events import Adopted, Failed, Fetched, LimitSet, ListingEnded, Report
 from .keys import is_folder_marker
 from .listing import Stream
 from .model import Check, Decision, Fetch, PartState, Refuse, RemoteObject, Skip
@@ -108,30 +108,33 @@ class _Account:
             raise RuntimeError(f"{self.dealt} objects were dealt out, and {ended + self.passed_over} came to an end")
 
 
-class _Auto:
-    """`--concurrency auto`: sets the limit of the slots by what workers see and retries say."""
+class _Limit:
+    """Sets the limit of the slots by what workers see, and by what requests are told: `adaptive` says how."""
 
     def __init__(self, tools: Tools) -> None:
+        asked = tools.settings.concurrency
         self._tools = tools
-        self._adaptive = AdaptiveLimit()
+        self._of = None if asked == "auto" else asked
+        self._rule = AdaptiveLimit() if asked == "auto" else GivenLimit(asked)
+        self.is_at_rest = False
         self._apply()
+        tools.governor.when_slowed = self._slowed
 
     def fetched(self, size: int, began: float) -> None:
         tools = self._tools
-        self._adaptive.finished(size, began, tools.clock.now(), tools.slots.in_flight)
+        self._rule.finished(size, began, tools.clock.now(), tools.slots.in_flight)
         self._apply()
 
-    def report(self, event: Event) -> None:
-        if isinstance(event, Retrying) and event.throttled:
-            self._adaptive.throttled(self._tools.clock.now())
-            self._apply()
-        self._tools.report(event)
+    def _slowed(self) -> None:
+        self._rule.throttled(self._tools.clock.now())
+        self._apply()
 
     def _apply(self) -> None:
-        limit = min(self._adaptive.limit, self._tools.settings.concurrency_max)
+        limit = min(self._rule.limit, self._tools.settings.concurrency_max)
+        self.is_at_rest = self._rule.is_at_rest
         if limit != self._tools.slots.limit:
             self._tools.slots.limit = limit
-            self._tools.report(LimitSet(limit))
+            self._tools.report(LimitSet(limit, self._of))
 
 
 async def run(pages: Pages, planner: Planner, tools: Tools, committer: Committer) -> None:
@@ -194,10 +197,7 @@ async def _flow(
     """Let listings, workers and committer work, until all is dealt with or one of them fails."""
     queue: asyncio.Queue[Decision | None] = asyncio.Queue(QUEUE_OBJECTS)
     breaker = _Breaker()
-    auto = None
-    if tools.settings.concurrency == "auto":
-        auto = _Auto(tools)
-        tools = replace(tools, report=auto.report)
+    limit = _Limit(tools)
 
     async def deal(decisions: Sequence[Decision]) -> bool:
         for decision in decisions:
@@ -215,7 +215,7 @@ async def _flow(
         watch = group.create_task(_watch(committer, committing), name="watch")
         async with asyncio.TaskGroup() as workers:
             for number in range(tools.settings.concurrency_max):
-                work = loud(_work, queue, breaker, tools, committer, account=account, auto=auto)
+                work = loud(_work, queue, breaker, tools, committer, account=account, limit=limit)
                 workers.create_task(work, name=f"worker-{number}")
             async with asyncio.TaskGroup() as producers:
                 for parts, streams in pages.items():
@@ -307,7 +307,7 @@ async def _work(
     committer: Committer,
     *,
     account: _Account,
-    auto: _Auto | None,
+    limit: _Limit,
 ) -> None:
     """Do what is queued, one object after another, until the end mark."""
     while (decision := await queue.get()) is not None:
@@ -327,8 +327,8 @@ async def _work(
             raise destination_error(error, tools.destination.dest) from error
         else:
             breaker.succeeded(part)
-            if auto is not None and isinstance(decision, Fetch):
-                auto.fetched(remote.size, began)
+            if not limit.is_at_rest and isinstance(decision, Fetch):
+                limit.fetched(remote.size, began)
         finally:
             tools.slots.release()
         await committer.put(ending)

@@ -19,6 +19,7 @@ OPEN_FILES_PER_OBJECT = 3
 """Its staged file, its connection, and one that another reader keeps open for the next."""
 OPEN_FILES_BESIDE = 48
 """The journal, folders, connections for listings, pipes of the event loop and of the reactors."""
+RETRY_FOR_SECONDS = 900.0
 Concurrency = int | Literal["auto"]
 """A number, or as many as prove to be worth it."""
 
@@ -138,6 +139,7 @@ class Settings:
         transport: Which client reads bodies.
         attempts: Attempts per object. Being told to slow down is not one.
         stall_seconds: An attempt ends when no byte came for so long.
+        retry_for_seconds: How long a run waits for an endpoint that is gone, or for credentials that have expired.
         strict: A denied part ends the run with 4.
         require_verified: Objects known by size alone end the run with 3.
         open_files: How many files this process may have open; fewer objects are in flight where that allows no more.
@@ -155,6 +157,7 @@ class Settings:
     transport: Transport = Transport.AUTO
     attempts: int = 8
     stall_seconds: float = 30.0
+    retry_for_seconds: float = RETRY_FOR_SECONDS
     strict: bool = False
     require_verified: bool = False
     open_files: int | None = None
@@ -172,6 +175,8 @@ class Settings:
             raise UsageError(f"--attempts {self.attempts} is out of range", hint="1 or more")
         if self.stall_seconds <= 0:
             raise UsageError(f"--stall {self.stall_seconds:g}s is out of range", hint="more than 0s")
+        if self.retry_for_seconds < 0:
+            raise UsageError(f"--retry-for {self.retry_for_seconds:g}s is out of range", hint="0s or more")
         for part in self.parts:
             check_part(part)
 

@@ -103,3 +103,8 @@ def set_aside(path: Path) -> None:
     path.rename(path.with_name(f"{path.name}.damaged-{stamp}"))
     for leftover in ("-wal", "-shm", "-journal"):
         path.with_name(path.name + leftover).unlink(missing_ok=True)
+
+
+def text_of(text: str) -> str:
+    """Return text that SQLite takes: a key that was refused may be no Unicode text."""
+    return text.encode(errors="backslashreplace").decode()

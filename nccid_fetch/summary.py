@@ -13,12 +13,14 @@ from .events import (
     Event,
     Failed,
     Fetched,
+    Held,
     LimitSet,
     ListingEnded,
     ListingRetrying,
     PagePlanned,
     PartsKnown,
     Received,
+    Released,
     Retrying,
 )
 from .model import Check, Decision, Fetch, PartState, Refuse, Skip, VerifiedBy
@@ -90,7 +92,8 @@ class Tally:
     received_bytes: int = 0
     retries: int = 0
     throttled: int = 0
-    limit: int | None = None
+    limit: LimitSet | None = None
+    held: Held | None = None
     known_by_size: int = 0
     named: bool = False
     listing_failed: bool = False
@@ -110,8 +113,12 @@ class Tally:
             case Retrying() | ListingRetrying():
                 self.retries += not event.throttled
                 self.throttled += event.throttled
-            case LimitSet(objects):
-                self.limit = objects
+            case Held():
+                self.held = event
+            case Released():
+                self.held = None
+            case LimitSet():
+                self.limit = event
             case PartsKnown(parts, states, named):
                 self.named = named
                 for part in parts:

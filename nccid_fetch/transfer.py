@@ -10,16 +10,18 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .clock import REAL, Clock
 from .destination import Destination
 from .digests import md5_of
 from .disk import Disk
 from .errors import (
+    CredentialsError,
     DigestMismatchError,
     EndpointError,
     ListingDeniedError,
+    NccidFetchError,
     ObjectError,
     RangeIgnoredError,
     Reason,
@@ -27,8 +29,10 @@ from .errors import (
     ShortBodyError,
     ThrottledError,
     TransientError,
+    UnreachableError,
 )
 from .events import Received, Report, Retrying
+from .governor import HOLDS, Governor
 from .keys import path_of
 from .model import Check, RemoteObject, VerifiedBy, Why
 from .proof import prove
@@ -57,6 +61,7 @@ class Tools:
         slots: The places for objects in flight.
         report: Who wants to know.
         clock: Time and chance.
+        governor: What the run's requests pass through.
     """
 
     group: str
@@ -69,6 +74,7 @@ class Tools:
     slots: Slots
     report: Report
     clock: Clock = REAL
+    governor: Governor = field(default_factory=Governor)
 
 
 async def fetch(remote: RemoteObject, tools: Tools) -> tuple[StagedFile, VerifiedBy]:
@@ -110,8 +116,13 @@ class _Transfer:
                 return self.staged, await self._attempt(reader)
             except RefusedError:
                 reader = tools.reference
+            except HOLDS as error:
+                await self._keep_or_discard(error)
+                reader = tools.reference
             except ObjectError as error:
-                raise await _settled(error, self.remote, tools) from error
+                settled = await _settled(error, self.remote, tools)
+                if settled is not None:
+                    raise settled from error
             except TransientError as error:
                 await self._keep_or_discard(error)
                 reader = tools.reference
@@ -160,7 +171,7 @@ class _Transfer:
         if not staged.is_sealed:
             await tools.disk.run(lambda: staged.seal(remote.modified_ns))
 
-    async def _keep_or_discard(self, error: TransientError) -> None:
+    async def _keep_or_discard(self, error: NccidFetchError) -> None:
         """Keep a whole body whose proof was interrupted, and what a large one brought before it broke off."""
         wrong = isinstance(error, DigestMismatchError | ShortBodyError | RangeIgnoredError)
         is_large = self.remote.size > WHOLE_BYTES_MAX
@@ -192,18 +203,27 @@ async def _wait(error: TransientError, remote: RemoteObject, patience: Patience,
     await tools.clock.sleep(pause)
 
 
-async def _settled(error: ObjectError, remote: RemoteObject, tools: Tools) -> ObjectError:
-    """Find out what a denial means: readers may not learn from a GET whether a key is still there."""
-    if error.reason is not Reason.DENIED:
-        return error
-    try:
-        page = await tools.lister.page(remote.key, max_keys=1)
-    except (TransientError, EndpointError):
-        return error
-    except ListingDeniedError:
-        return ObjectError(Reason.DENIED, f"{error}, or it is no longer there: they may not see which")
-    if not any(found.key == remote.key for found in page.objects):
-        return ObjectError(Reason.GONE, "it was deleted after it was listed")
+async def _settled(error: ObjectError, remote: RemoteObject, tools: Tools) -> ObjectError | None:
+    """Find out what a denial means: readers may not learn from a GET whether a key is still there.
+
+    Returns:
+        What became of the object; None if it was denied for credentials that have expired, so that it is to be asked
+        for again: the answer to a HEAD has no word on why.
+    """
+    while error.reason is Reason.DENIED:
+        try:
+            page = await tools.lister.page(remote.key, max_keys=1)
+        except UnreachableError:
+            continue
+        except CredentialsError:
+            return None
+        except (TransientError, EndpointError):
+            break
+        except ListingDeniedError:
+            return ObjectError(Reason.DENIED, f"{error}, or it is no longer there: they may not see which")
+        if not any(found.key == remote.key for found in page.objects):
+            return ObjectError(Reason.GONE, "it was deleted after it was listed")
+        break
     return error
 
 
@@ -235,8 +255,12 @@ async def check(decision: Check, tools: Tools) -> VerifiedBy | None:
                 break
             except DigestMismatchError:
                 return None
+            except HOLDS:
+                continue
             except ObjectError as error:
-                raise await _settled(error, remote, tools) from error
+                settled = await _settled(error, remote, tools)
+                if settled is not None:
+                    raise settled from error
             except TransientError as error:  # A server that hiccups is no reason to fetch what may be there.
                 await _wait(error, remote, patience, tools)
         if verified_by is VerifiedBy.SIZE and decision.why is not Why.KNOWN_BY_SIZE:

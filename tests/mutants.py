@@ -508,15 +508,15 @@ GUARDS = (
     ),
     Guard(
         "redirects: aioboto3's client follows none with an object",
-        "store/session.py",
+        "store/strict.py",
         "allow_redirects=False",
         "allow_redirects=True",
         "test_store.py::test_the_reference_reader_refuses_every_redirect_even_to_the_same_host",
     ),
     Guard(
         "redirects: a listing follows none",
-        "store/session.py",
-        "return _WithoutRedirects(session)",
+        "store/strict.py",
+        "return _Strict(session)",
         "return session",
         "test_listing.py::test_a_redirect_is_refused_and_the_other_host_hears_nothing",
     ),

@@ -147,6 +147,7 @@ def test_fetch_takes_parts_and_the_options_of_the_command_line(s3: ScriptedS3, t
         transport=transport,
         attempts=1,
         stall=5.0,
+        retry_for=60.0,
         strict=True,
         group_readable=True,
     )
@@ -280,7 +281,13 @@ def test_stopping_a_notebooks_cell_stops_the_run(s3: ScriptedS3, tmp_path: Path)
             {"concurrency": "many"},
             {"attempts": 0},
         ),
-        *({"stall": 0.0}, {"group": "test"}, {"bucket": "s3://bucket"}, {"endpoint_url": "http://s3.example.org"}),
+        *(
+            {"stall": 0.0},
+            {"retry_for": -1.0},
+            {"group": "test"},
+            {"bucket": "s3://bucket"},
+            {"endpoint_url": "http://s3.example.org"},
+        ),
         {"profile": "nobody"},
     ],
     ids=str,

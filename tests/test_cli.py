@@ -155,6 +155,7 @@ def nothing_granted(s3: ScriptedS3) -> None:
         (["all", "--attempts", "0"], "--attempts"),
         (["all", "--stall", "soon"], "--stall"),
         (["all", "--stall", "0s"], "--stall"),
+        (["ls", "--retry-for", "soon"], "--retry-for"),
         (["all", "--verify", "sha1"], "--verify"),
         (["all", "--existing", "eat"], "--existing"),
         (["all", "--transport", "pigeon"], "--transport"),

@@ -13,12 +13,15 @@ from nccid_fetch.events import (
     Committed,
     Failed,
     Fetched,
+    Held,
     LimitSet,
     ListingEnded,
     PagePlanned,
     PartsKnown,
     Received,
+    Released,
     Retrying,
+    Wait,
 )
 from nccid_fetch.model import ETag, Fetch, PartState, RemoteObject, Skip, VerifiedBy, Why
 from nccid_fetch.summary import Tally
@@ -134,6 +137,25 @@ def test_how_many_are_in_flight_is_shown_where_the_run_finds_out() -> None:
     run.tally(LimitSet(96))
     assert run.progress.line().endswith("listing..., 96 in flight (auto)")
     assert "96 in flight (auto)" in run.rendered(200)
+
+
+def test_a_line_says_first_what_a_held_run_waits_for_and_for_how_long() -> None:
+    run = Run()
+    run.page(10)
+    run.tally(Held(Wait.ENDPOINT, "it cannot be reached", run.clock.time, 5.0, 900.0))
+    run.clock.time += 130
+    assert run.progress.line().startswith("waiting for the endpoint, 2m 10s of 15m 00s, 0 of at least 10 objects")
+    run.tally(Released(Wait.ENDPOINT, 130.0))
+    assert "waiting for" not in run.progress.line()
+
+
+def test_a_line_says_that_the_server_slows_the_run_down_as_long_as_it_does() -> None:
+    run = Run()
+    run.page(10)
+    run.tally(LimitSet(51, 64))
+    assert run.progress.line().endswith("slowed down by the server: 51 of 64 in flight")
+    run.tally(LimitSet(64, 64))
+    assert "in flight" not in run.progress.line()
 
 
 def test_a_rate_is_that_of_the_last_moments() -> None:

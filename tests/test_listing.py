@@ -27,17 +27,32 @@ from nccid_fetch.errors import (
     UnreachableError,
 )
 from nccid_fetch.events import Event, ListingRetrying
+from nccid_fetch.governor import Governor
 from nccid_fetch.listing import EMPTY_PAGES_MAX, FIRST_THROTTLED_SECONDS_MAX, Listing, survey
 from nccid_fetch.model import ETag, PartState, RemoteObject
 from nccid_fetch.retry import THROTTLED_SECONDS_MAX
-from nccid_fetch.settings import Source
+from nccid_fetch.settings import RETRY_FOR_SECONDS, Source
 from nccid_fetch.store import pages
 from nccid_fetch.store.pages import Lister, parse_page
 from nccid_fetch.store.session import open_session
 
 from .catalogue import fault
 from .conftest import run
-from .servers.scripted import Action, Body, Cut, Do, Drop, Endless, Exchange, Page, Redirect, ScriptedS3, Stall, Status
+from .servers.scripted import (
+    Action,
+    Body,
+    Cut,
+    Do,
+    Drop,
+    Endless,
+    Exchange,
+    Honest,
+    Page,
+    Redirect,
+    ScriptedS3,
+    Stall,
+    Status,
+)
 
 BUCKET = warehouse.BUCKET
 PREFIX = "training/ct/"
@@ -93,7 +108,9 @@ async def listing_of(
     endpoint_url: str, time: Sleeper | None = None, *, stall_seconds: float = 30.0
 ) -> AsyncIterator[Listing]:
     time = time or Sleeper()
-    async with open_session(Source(endpoint_url=endpoint_url), connections=4, stall_seconds=stall_seconds) as session:
+    governor = Governor(time.clock)
+    source = Source(endpoint_url=endpoint_url)
+    async with open_session(source, connections=4, stall_seconds=stall_seconds, governor=governor) as session:
         yield Listing(SmallPages(session), 3, clock=time.clock)
 
 
@@ -719,6 +736,7 @@ def deaf() -> str:
         return server.endpoint_url
 
 
+@fault(9)
 def test_an_endpoint_that_is_not_there_is_waited_for_in_a_listing_that_goes_on() -> None:
     async def go(time: Sleeper) -> None:
         async with listing_of(deaf(), time) as listing:
@@ -729,7 +747,7 @@ def test_an_endpoint_that_is_not_there_is_waited_for_in_a_listing_that_goes_on()
     with pytest.raises(EndpointError, match="cannot be reached") as caught:
         run(go(time))
     assert isinstance(caught.value.__cause__, UnreachableError)
-    assert time.pauses == [0.1, 0.2]
+    assert time.now() == pytest.approx(RETRY_FOR_SECONDS)
 
 
 def test_an_endpoint_that_is_not_there_is_not_waited_for_before_a_run() -> None:
@@ -862,6 +880,33 @@ def test_no_error_that_only_a_retry_loop_understands_leaves_a_listing(error: Ncc
 
     with pytest.raises(EndpointError):
         run(go())
+
+
+class EverySecond:
+    """Tells every second request to slow down."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def tell(self, exchange: Exchange) -> None:
+        self.asked += 1
+        answer: Action = Status(503, "SlowDown") if self.asked % 2 else Honest()
+        await answer.tell(exchange)
+
+
+@fault(14)
+def test_a_listing_that_is_told_to_slow_down_at_every_second_page_is_whole(s3: ScriptedS3) -> None:
+    s3.script("list", EverySecond(), count=None)
+    assert listed(s3) == KEYS
+
+
+@fault(57)
+def test_a_listing_whose_token_has_become_too_old_goes_on_after_its_last_key(s3: ScriptedS3) -> None:
+    s3.script("list", Status(400, "InvalidArgument"), after=2)
+    assert listed(s3) == KEYS
+    refused, again = s3.requests[2:4]
+    assert "continuation-token" in refused.query
+    assert (again.query.get("continuation-token"), again.query["start-after"]) == (None, KEYS[3])
 
 
 def test_pages_that_have_to_be_asked_for_again_are_reported() -> None:

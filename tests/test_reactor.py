@@ -474,6 +474,7 @@ def test_a_body_that_is_longer_than_its_length_says_is_cut_short_and_fills_no_me
     assert max(received) <= len(SMALL)
 
 
+@fault(26)
 def test_a_connection_that_the_server_closes_between_two_requests_is_made_anew(s3: ScriptedS3) -> None:
     s3.script("get", answer(), count=None)  # Each answer is the last on its connection, without saying so.
 

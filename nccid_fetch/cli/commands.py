@@ -115,7 +115,10 @@ def plan(values: options.Values) -> None:
 
 @app.command("ls")
 @options.takes(
-    {"prefix": (options.Prefix, ""), "summary": (options.OnlySummary, False)}, options.SOURCE, options.OUTPUT
+    {"prefix": (options.Prefix, ""), "summary": (options.OnlySummary, False)},
+    options.PATIENCE,
+    options.SOURCE,
+    options.OUTPUT,
 )
 def ls(values: options.Values) -> None:
     """List the objects under a prefix of the group.

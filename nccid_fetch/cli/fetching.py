@@ -18,8 +18,11 @@ from nccid_fetch.events import (
     Committed,
     Event,
     Failed,
+    Held,
+    LimitSet,
     ListingRetrying,
     PagePlanned,
+    Released,
     RemoteFound,
     Report,
     Retrying,
@@ -32,7 +35,7 @@ from nccid_fetch.summary import Summary, Tally
 from . import options
 from .display import shown
 from .options import Format
-from .output import note, note_outcome, print_json, print_summary, size_text
+from .output import limit_text, note, note_hold, note_outcome, print_json, print_summary, size_text
 from .runner import raise_descriptor_limit, run
 
 Work = Callable[[Report], Coroutine[Any, Any, None]]
@@ -205,7 +208,7 @@ def _warned(report: Report) -> Report:
 
 
 def _also_told(report: Report) -> Report:
-    """Name every retry and every failure on stderr as it happens."""
+    """Name every retry, every wait and every failure on stderr as it happens."""
 
     def listen(event: Event) -> None:
         match event:
@@ -213,6 +216,10 @@ def _also_told(report: Report) -> Report:
                 note(f"retry: {remote.key}: attempt {attempt}: {message}; next in {pause:.1f}s")
             case ListingRetrying(prefix, message, pause):
                 note(f"retry: the listing of {prefix}: {message}; next in {pause:.1f}s")
+            case Held() | Released():
+                note_hold(event)
+            case LimitSet() if event.of is not None and (told := limit_text(event)):
+                note(told)
             case Committed(outcomes):
                 for outcome in outcomes:
                     if isinstance(outcome, Failed):

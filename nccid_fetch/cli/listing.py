@@ -8,6 +8,7 @@ from typing import Protocol
 
 from nccid_fetch import operations, warehouse
 from nccid_fetch.errors import AccessError, ListingDeniedError, UsageError
+from nccid_fetch.events import Event, Held, Released, Report
 from nccid_fetch.keys import printable
 from nccid_fetch.listing import Listing, survey
 from nccid_fetch.model import RemoteObject
@@ -16,7 +17,7 @@ from nccid_fetch.summary import Count
 
 from . import options
 from .options import Format
-from .output import note, print_json, print_table, size_text
+from .output import note, note_hold, print_json, print_table, size_text
 from .runner import run
 
 
@@ -44,9 +45,11 @@ def show(values: options.Values) -> None:
         if spoken is not Format.QUIET:
             note(f"note: {text}")
 
+    heed = _ignore if spoken is Format.QUIET else _heed
+
     async def feed() -> None:
         empty = True
-        async for remote in _objects(source, values["prefix"].strip("/"), remark):
+        async for remote in _objects(source, values["prefix"].strip("/"), remark, heed, values["retry_for"]):
             outlet.add(remote)
             empty = False
         if empty:
@@ -63,9 +66,21 @@ def show(values: options.Values) -> None:
     outlet.end(0)
 
 
-async def _objects(source: Source, prefix: str, remark: Callable[[str], None]) -> AsyncIterator[RemoteObject]:
+def _heed(event: Event) -> None:
+    """Say what a listing waits for: it has no display."""
+    if isinstance(event, Held | Released):
+        note_hold(event)
+
+
+def _ignore(_: Event) -> None:
+    """Say nothing."""
+
+
+async def _objects(
+    source: Source, prefix: str, remark: Callable[[str], None], report: Report, retry_for_seconds: float
+) -> AsyncIterator[RemoteObject]:
     """Yield the objects under a prefix below the group; under every part that may be listed, if it is empty."""
-    async with operations.open_listing(source) as listing:
+    async with operations.open_listing(source, retry_for_seconds=retry_for_seconds, report=report) as listing:
         prefixes = [f"{source.group}/{prefix}/"] if prefix else await _parts(listing, source, remark)
         for whole in prefixes:
             try:

@@ -225,6 +225,17 @@ Stall = Annotated[
         rich_help_panel=_FETCH,
     ),
 ]
+RetryFor = Annotated[
+    float,
+    typer.Option(
+        "--retry-for",
+        envvar=_env("RETRY_FOR"),
+        parser=_duration,
+        metavar="TIME",
+        help="How long to wait for an endpoint that is gone, or for credentials that have expired.",
+        rich_help_panel=_SOURCE,
+    ),
+]
 GroupReadable = Annotated[
     bool,
     typer.Option(
@@ -290,7 +301,8 @@ SOURCE: OptionGroup = {
     "no_sign_request": (NoSignRequest, False),
     "allow_http": (AllowHttp, False),
 }
-SELECT: OptionGroup = {
+PATIENCE: OptionGroup = {"retry_for": (RetryFor, "15m")}
+SELECT: OptionGroup = PATIENCE | {
     "dest": (Dest, Path("nccid-data")),
     "include": (Include, None),
     "exclude": (Exclude, None),
@@ -362,9 +374,10 @@ def source_of(values: Values) -> Source:
 
 def settings_of(values: Values, parts: Sequence[str] = ()) -> Settings:
     """Return how to fetch. Options that a command does not have keep their defaults."""
-    named = {name: values[name] for name in FETCH if name in values and name not in {"dry_run", "stall"}}
+    named = {name: values[name] for name in FETCH if name in values and name not in {"dry_run", "stall", "retry_for"}}
     if "stall" in values:
         named["stall_seconds"] = values["stall"]
+    named["retry_for_seconds"] = values["retry_for"]
     named["include"] = tuple(named["include"] or ())
     named["exclude"] = tuple(named["exclude"] or ())
     return Settings(**named, parts=tuple(parts))

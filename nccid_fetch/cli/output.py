@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any, TextIO
 
 from nccid_fetch.errors import AccessError, Reason, RunError
+from nccid_fetch.events import Held, LimitSet, Released
 from nccid_fetch.keys import printable
 from nccid_fetch.model import PartState, VerifiedBy
 from nccid_fetch.summary import Count, Summary
@@ -44,6 +45,26 @@ def time_text(seconds: float) -> str:
 def objects_text(number: int) -> str:
     """Return a number of objects."""
     return f"{number:,} object{'' if number == 1 else 's'}"
+
+
+def held_text(held: Held, seconds: float) -> str:
+    """Return what a run waits for that has been held for so many seconds: the endpoint, 2m 10s of 15m 00s."""
+    return f"waiting for {held.reason}, {time_text(seconds)} of {time_text(held.retry_for_seconds)}"
+
+
+def note_hold(event: Held | Released) -> None:
+    """Say on stderr that a run waits, or that it goes on."""
+    if isinstance(event, Held):
+        note(f"waiting for {event.reason}: {event.message}; asked again in {event.pause_seconds:.1f}s")
+    else:
+        note(f"going on: waited {time_text(event.seconds)} for {event.reason}")
+
+
+def limit_text(limit: LimitSet) -> str:
+    """Return how many objects may be in flight, unless that is what was asked for."""
+    if limit.of is None:
+        return f"{limit.objects} in flight (auto)"
+    return f"slowed down by the server: {limit.objects} of {limit.of} in flight" if limit.objects < limit.of else ""
 
 
 def note(text: str) -> None:

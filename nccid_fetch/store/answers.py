@@ -7,6 +7,7 @@ from email.utils import parsedate_to_datetime
 
 from ..errors import (
     AccessError,
+    CredentialsError,
     EndpointError,
     ListingDeniedError,
     NccidFetchError,
@@ -14,6 +15,7 @@ from ..errors import (
     Reason,
     RedirectRefusedError,
     ThrottledError,
+    TokenRefusedError,
     TransientError,
 )
 from ..keys import printable
@@ -29,6 +31,8 @@ CREDENTIAL_CODES = {
     "TokenRefreshRequired": "the credentials have expired",
     "UnrecognizedClientException": "the access key is not known to the server",
 }
+EXPIRY_CODES = {"ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired"}
+"""Those of them that a renewal mends, sooner or later."""
 THROTTLE_CODES = {"SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests"}
 _CODE = re.compile(rb"<Code>\s*([A-Za-z0-9]{1,64})\s*</Code>")
 _REGION = re.compile(rb"<Region>\s*([a-z0-9-]{1,32})\s*</Region>")
@@ -65,9 +69,10 @@ def run_error(status: int, code: str, headers: Mapping[str, str], where: str) ->
     if code == "AuthorizationHeaderMalformed":
         return _wrong_region(headers.get("x-amz-bucket-region"), where)
     if code in CREDENTIAL_CODES or status == 401:
-        return AccessError(
+        return CredentialsError(
             f"{CREDENTIAL_CODES.get(code, 'the server does not accept the credentials')} ({where})",
             hint="renew or choose credentials (--profile, AWS_PROFILE), then run the same command again",
+            are_wrong=code not in EXPIRY_CODES,
         )
     if code == "NoSuchBucket":
         return AccessError(f"there is no such bucket at {where}", hint="check --bucket and --endpoint-url")
@@ -107,13 +112,25 @@ def object_error(status: int, code: str, headers: Mapping[str, str], where: str,
     return TransientError(f"{where} answered {status} {code}".rstrip())
 
 
-def listing_error(status: int, code: str, headers: Mapping[str, str], where: str) -> NccidFetchError:
-    """Return the error that an answer to a listing stands for."""
+def listing_error(
+    status: int, code: str, headers: Mapping[str, str], where: str, *, goes_on: bool = False
+) -> NccidFetchError:
+    """Return the error that an answer to a listing stands for.
+
+    Args:
+        status: HTTP status.
+        code: S3's error code, if the answer had one.
+        headers: The answer's headers, names in lower case.
+        where: The endpoint, for the message.
+        goes_on: Whether it was asked to go on from a token.
+    """
     error = run_error(status, code, headers, where)
     if error is not None:
         return error
     if status == 403:
         return ListingDeniedError("the credentials may not list it")
+    if goes_on and status == 400:
+        return TokenRefusedError(f"{where} does not go on from its own token ({code})", hint="try again later")
     return EndpointError(f"{where} answered a listing with {status} {code}".rstrip(), hint="check --endpoint-url")
 
 

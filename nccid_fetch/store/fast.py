@@ -17,8 +17,9 @@ from urllib.parse import quote, urlsplit
 import pycurl
 
 from ..disk import cores
-from ..errors import ObjectError, Reason, RefusedError, TransientError
+from ..errors import ObjectError, Reason, RefusedError, ThrottledError, TransientError
 from ..model import Chunk, ETag, RemoteObject
+from .answers import code_of, run_error
 from .protocol import CHUNK_BYTES, WHOLE_BYTES_MAX, Facts
 from .reactor import Buffers, Exchange, Reactor
 from .session import CONNECT_TIMEOUT_SECONDS, Session
@@ -30,6 +31,7 @@ _FAILURES_MAX = 8
 """A reader of which so many first requests fail and none succeeds does not get along with this server at all: it
 may, say, not accept a certificate that the AWS CLI accepts. Objects then go straight to the reference reader."""
 _SUPPRESS_CONNECT_HEADERS = 265  # CURLOPT_..., which pycurl has no name for: a proxy's answer is not the object's.
+_SLOW_DOWN = {429, 503}
 _REACTORS_MAX = 4
 _BUFFER_BYTES = 128 << 10
 
@@ -70,8 +72,11 @@ class FastReader:
         self.failures = 0
 
     def can_read(self, key: str) -> bool:  # noqa: ARG002 - the protocol asks.
-        """Every key can be read, but for a server that this reader does not get along with."""
-        return self.has_given or self.failures < _FAILURES_MAX
+        """Every key can be read, but for a server that this reader does not get along with.
+
+        Where the endpoint was gone or busy, what failed may have failed for that.
+        """
+        return self.has_given or self.failures < _FAILURES_MAX or self.session.governor.had_trouble
 
     def get(self, remote: RemoteObject, start: int = 0, stop: int | None = None) -> "_FastBody":
         """Open an object's body; see `Reader.get`. A refusal is left to the reference reader to explain."""
@@ -115,11 +120,15 @@ class _FastBody:
         self._exchange: Exchange
 
     async def __aenter__(self) -> Self:
+        if self._reader.session.governor.is_held:
+            raise RefusedError("the run is held, and one request at a time is enough")
         self._exchange = exchange = await self._reader.exchange(self._remote, self._start, self._stop)
         self._reactor.start(exchange)
         try:
             while not (exchange.ended or (exchange.status and not exchange.is_whole)):
                 await self._reactor.news(exchange)
+            if exchange.status in _SLOW_DOWN:
+                await self._slow_down(exchange)
             self._judge(exchange)
         except BaseException:
             self._reactor.abandon(exchange)
@@ -127,12 +136,28 @@ class _FastBody:
         self.etag = ETag.parse(exchange.headers.get("etag", ""))
         self.length = exchange.length
         self.facts = Facts.of(exchange.headers)
+        self._reader.session.governor.answers += 1
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._reactor.abandon(self._exchange)
+
+    async def _slow_down(self, exchange: Exchange) -> None:
+        """Take a word to slow down as one: to ask once more what it means would be no way to heed it.
+
+        Raises:
+            ThrottledError: It is one.
+            EndpointError: Nothing else was heard for too long.
+        """
+        while not (exchange.ended or exchange.has_chunk):
+            await self._reactor.news(exchange)
+        session = self._reader.session
+        error = run_error(exchange.status, code_of(bytes(exchange.take() or b"")), exchange.headers, session.endpoint)
+        if isinstance(error, ThrottledError):
+            session.governor.slowed(error)
+            raise error
 
     def _judge(self, exchange: Exchange) -> None:
         """Take the answer, or leave it to the reference reader.

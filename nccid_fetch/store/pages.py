@@ -30,7 +30,8 @@ from ..errors import ListingError, TransientError
 from ..keys import printable
 from ..model import ETag, RemoteObject
 from .answers import code_of, listing_error, region_of
-from .session import Session, unreachable
+from .session import Session
+from .strict import unreachable
 
 PAGE_KEYS = 1000
 PAGE_BYTES_MAX = 16 << 20
@@ -85,6 +86,7 @@ class Lister:
         Raises:
             ListingDeniedError: The credentials may not list this prefix.
             ListingError: The answer is not a listing of this prefix.
+            TokenRefusedError: The server does not go on from this token.
             TransientError: Worth another attempt.
             RunError: The credentials or the endpoint are at fault.
         """
@@ -96,11 +98,12 @@ class Lister:
         elif start_after:
             query["start-after"] = start_after
         url = f"{self._session.base_url}?{urlencode(sorted(query.items()), quote_via=quote, safe='-_.~')}"
-        status, headers, body = await self._ask(url)
-        if status != 200:
-            if region := region_of(body):
-                headers = {"x-amz-bucket-region": region, **headers}
-            raise listing_error(status, code_of(body), headers, self._session.endpoint)
+        async with self._session.request():
+            status, headers, body = await self._ask(url)
+            if status != 200:
+                if region := region_of(body):
+                    headers = {"x-amz-bucket-region": region, **headers}
+                raise listing_error(status, code_of(body), headers, self._session.endpoint, goes_on=token is not None)
         try:
             return parse_page(body, bucket=self._session.source.bucket, prefix=prefix, delimiter=delimiter)
         except ListingError as error:

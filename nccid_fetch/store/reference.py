@@ -22,7 +22,8 @@ from . import pace
 from .answers import object_error
 from .pace import Pace
 from .protocol import CHUNK_BYTES, WHOLE_BYTES_MAX, Body, Facts
-from .session import Session, unreachable
+from .session import Session
+from .strict import unreachable
 
 
 class ReferenceReader:
@@ -105,8 +106,12 @@ class ReferenceReader:
         return int(size)
 
     async def _call(self, operation: str, remote: RemoteObject, **options: Any) -> dict[str, Any]:  # noqa: ANN401
+        async with self._session.request():
+            return await self._send(operation, remote, options)
+
+    async def _send(self, operation: str, remote: RemoteObject, options: dict[str, Any]) -> dict[str, Any]:
         endpoint = self._session.endpoint
-        await self._session.credentials()  # So that a refresh that fails is an AccessError.
+        await self._session.credentials()  # So that a refresh that fails is a CredentialsError.
         try:
             response: dict[str, Any] = await getattr(self._session.client, operation)(
                 Bucket=self._session.source.bucket, Key=remote.key, IfMatch=remote.etag.header, **options
@@ -170,8 +175,13 @@ def _refused(error: ClientError, endpoint: str) -> NccidFetchError:
     metadata = error.response.get("ResponseMetadata", {})
     told = error.response.get("Error", {})
     code = told.get("Code", "")
+    status = metadata.get("HTTPStatusCode", 0)
+    if status == 400 and error.operation_name == "HeadObject":
+        status = (
+            403  # So does S3 refuse a token that has expired. As with a denial, a listing of the key has more to say.
+        )
     return object_error(
-        metadata.get("HTTPStatusCode", 0),
+        status,
         "" if code.isdigit() else printable(code[:64]),  # An answer to HEAD has no body: botocore repeats the status.
         metadata.get("HTTPHeaders", {}),
         endpoint,

@@ -1,21 +1,18 @@
-"""One aioboto3 session: whose credentials, which endpoint, and an HTTP client that refuses redirects.
+"""One aioboto3 session: whose credentials, and which endpoint.
 
 aioboto3 knows profiles, SSO, assumed roles, `credential_process`, proxies, certificates and where a bucket's
-address lies; nothing of that is repeated here. What it would do by default and must not: follow a redirect
-to another host and send the session token there, ask HeadBucket for a region, retry behind our back.
+address lies; nothing of that is repeated here. What it would do by default and must not: ask HeadBucket for a
+region, hold checksums of ranges against bodies, retry behind our back; and what `strict` is for.
 """
 
 import ssl
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
 import aioboto3
 import aiobotocore.session
-from aiobotocore.config import AioConfig
-from aiobotocore.httpsession import AIOHTTPSession
-from aiohttp import ClientConnectorCertificateError
 from botocore import UNSIGNED
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSPreparedRequest, AWSRequest
@@ -33,104 +30,15 @@ from botocore.httpsession import get_cert_path
 from botocore.utils import get_environ_proxies
 
 from .. import warehouse
-from ..errors import AccessError, UnreachableError, UsageError
+from ..errors import CredentialsError, UsageError
+from ..governor import Governor
 from ..keys import printable
 from ..settings import Source
+from .strict import StrictConfig, StrictSession
 
 CONNECT_TIMEOUT_SECONDS = 10.0
-ERROR_BYTES_MAX = 64 << 10
-"""S3's error documents are below one KiB."""
 _CREDENTIAL_FAILURES = (BotoCoreError, ClientError, OSError, ValueError)
 """What comes of a provider's answer, of STS, of a `credential_process` that is not there, or prints no JSON."""
-
-
-class StrictSession(AIOHTTPSession):  # type: ignore[misc]
-    """aiobotocore's HTTP client, but sure of whom it talks to, and with no more than it was asked for.
-
-    A redirect is an answer like any other, and no reason to ask elsewhere. A certificate is always verified, and is the
-    host's: aiobotocore leaves the host's name to a urllib3 that it does not use, verifies nothing behind a proxy, and
-    nothing either where the name of a CA bundle is empty. What an error says is read up to a bound. A header that is no
-    UTF-8, such as a name with an accent in an object's metadata, is no reason to fail.
-    """
-
-    def __init__(self, *, verify: str | bool | None = True, **options: Any) -> None:  # noqa: ANN401 - aiobotocore's.
-        super().__init__(verify=verify or True, **options)
-
-    def _get_ssl_context(self) -> ssl.SSLContext:
-        context: ssl.SSLContext = super()._get_ssl_context()
-        context.check_hostname = True
-        return context
-
-    def _create_connector(self, proxy_url: str | None) -> Any:  # noqa: ANN401, ARG002 - aiohttp's.
-        return super()._create_connector(None)  # As without a proxy; which one it is, each request says.
-
-    async def _get_session(self, proxy_url: str | None) -> Any:  # noqa: ANN401 - stands in for aiohttp's.
-        session = await super()._get_session(proxy_url)
-        return _Strict(session)
-
-    async def send(self, request: AWSPreparedRequest) -> Any:  # noqa: ANN401 - botocore has no types.
-        """Send a request. Of a refusal, which botocore would read to its end and parse, little is left."""
-        response = await super().send(request)
-        if request.stream_output and response.status_code >= 300:
-            response.raw = _Refusal(response.raw)
-        return response
-
-
-class _Refusal:
-    """An answer that is an error: as much of its body as an error document of S3's can have."""
-
-    def __init__(self, raw: Any) -> None:  # noqa: ANN401 - aiohttp's.
-        self._raw = raw
-
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - passes on what it is asked.
-        return getattr(self._raw, name)
-
-    async def read(self) -> bytes:
-        """Return the body, or nothing if it is none of S3's: then the status has to do."""
-        body = bytearray()
-        try:
-            async for chunk in self._raw.content.iter_any():
-                body += chunk
-                if len(body) > ERROR_BYTES_MAX:
-                    body.clear()
-                    break
-        finally:
-            self._raw.close()
-        return b"" if b"<!" in body or b"\0" in body else bytes(body)  # As in `pages`: entities can explode.
-
-
-class _Strict:
-    """An aiohttp session whose requests end at the first answer."""
-
-    def __init__(self, session: Any) -> None:  # noqa: ANN401 - aiohttp's, or one of these already.
-        self._session = session
-
-    async def request(self, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - passes on what it is given.
-        return _Answer(await self._session.request(*arguments, **options, allow_redirects=False))
-
-
-class _Answer:
-    """An aiohttp response whose headers are UTF-8, as aiobotocore takes for granted: other bytes are escaped."""
-
-    def __init__(self, response: Any) -> None:  # noqa: ANN401 - aiohttp's.
-        self._response = response
-
-    @property
-    def raw_headers(self) -> list[tuple[bytes, bytes]]:
-        return [(name, value.decode(errors="backslashreplace").encode()) for name, value in self._response.raw_headers]
-
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the response has.
-        return getattr(self._response, name)
-
-
-class _StrictConfig(AioConfig):  # type: ignore[misc]
-    """A configuration with the strict client. Merged with another one, aiobotocore's would forget its client."""
-
-    def __init__(self, **options: Any) -> None:  # noqa: ANN401 - botocore has no types.
-        super().__init__(http_session_cls=StrictSession, **options)
-
-    def merge(self, other_config: Any) -> "_StrictConfig":  # noqa: ANN401 - botocore has no types.
-        return _StrictConfig(**self._user_provided_options | other_config._user_provided_options)  # noqa: SLF001
 
 
 class Session:
@@ -145,6 +53,7 @@ class Session:
         proxy: The proxy that requests to the bucket go through, or None.
         certificates: Path of the certificates to trust: those of `AWS_CA_BUNDLE`, else botocore's.
         stall_seconds: A read that waits longer fails.
+        governor: What every request passes through.
         at_close: Takes a function to call when the session closes.
     """
 
@@ -153,12 +62,13 @@ class Session:
         source: Source,
         client: Any,  # noqa: ANN401 - aioboto3 has no types.
         http: StrictSession,
-        credentials: Any,  # noqa: ANN401 - botocore has no types.
+        credentials: "_Current | None",
         *,
         base_url: str,
         proxy: str | None,
         certificates: str,
         stall_seconds: float,
+        governor: Governor,
         at_close: Callable[[Callable[[], None]], object],
     ) -> None:
         self.source = source
@@ -169,6 +79,7 @@ class Session:
         self.proxy = proxy
         self.certificates = certificates
         self.stall_seconds = stall_seconds
+        self.governor = governor
         self.at_close = at_close
         self._credentials = credentials
 
@@ -181,14 +92,37 @@ class Session:
         """Return the present credentials, refreshed if they are due; None when requests are not signed.
 
         Raises:
-            AccessError: They cannot be refreshed.
+            CredentialsError: They cannot be refreshed.
         """
         if self._credentials is None:
             return None
         try:
-            return await self._credentials.get_frozen_credentials()
+            return await self._credentials.present.get_frozen_credentials()
         except _CREDENTIAL_FAILURES as error:
             raise _no_credentials(error) from None
+
+    async def renew(self) -> bool:
+        """Read the credentials anew, from wherever they come: variables, files, single sign-on, roles, processes.
+
+        Returns:
+            Whether they are others than before.
+
+        Raises:
+            CredentialsError: There are none to be had.
+        """
+        if self._credentials is None:
+            return False
+        try:
+            fresh = await _load_credentials(_core(self.source))
+            before, after = self._credentials.last, await fresh.get_frozen_credentials()
+        except _CREDENTIAL_FAILURES as error:
+            raise _no_credentials(error) from None
+        self._credentials.present, self._credentials.last = fresh, after
+        return bool(after != before)
+
+    def request(self) -> AbstractAsyncContextManager[None]:
+        """Return what a request is sent in: it waits while the run is held. See `Governor.request`."""
+        return self.governor.request(self.renew)
 
     async def sign(self, request: AWSRequest) -> AWSPreparedRequest:
         """Return a request signed for S3, or as it is when requests are not signed."""
@@ -198,43 +132,51 @@ class Session:
         return request.prepare()
 
 
-def unreachable(error: BotoCoreError, endpoint: str) -> UnreachableError:
-    """Return what a connection that could not be made comes to. Nothing was sent over it.
+class _Current:
+    """Stands for the present credentials, for a client that keeps what it was given.
 
-    A certificate that is not trusted may be a captive portal's, so that it is worth another attempt like any other.
+    Attributes:
+        present: botocore's credentials, which refresh themselves if they can.
+        last: What they were when they were read.
     """
-    cause = error.kwargs.get("error")
-    if isinstance(cause, ClientConnectorCertificateError):
-        why = printable(getattr(cause.certificate_error, "verify_message", "") or "it cannot be verified").rstrip(".")
-        return UnreachableError(
-            f"{endpoint} shows a certificate that is not trusted ({why}); if it is your own network's, AWS_CA_BUNDLE "
-            "names the file of those to trust"
-        )
-    return UnreachableError(f"{endpoint} cannot be reached")
+
+    def __init__(self, present: Any, last: ReadOnlyCredentials) -> None:  # noqa: ANN401 - botocore has no types.
+        self.present = present
+        self.last = last
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever botocore wants of them.
+        return getattr(self.present, name)
+
+    async def load_credentials(self) -> "_Current":
+        """Be botocore's provider of credentials as well."""
+        return self
 
 
 @asynccontextmanager
-async def open_session(source: Source, *, connections: int, stall_seconds: float) -> AsyncIterator[Session]:
+async def open_session(
+    source: Source, *, connections: int, stall_seconds: float, governor: Governor | None = None
+) -> AsyncIterator[Session]:
     """Open a session: find credentials, region and endpoint. Asks nothing of the endpoint itself.
 
     Args:
         source: Bucket, group, profile, region, endpoint.
         connections: The most connections that may be open at once.
         stall_seconds: A read that waits longer fails.
+        governor: What every request passes through.
 
     Raises:
         AccessError: There are no credentials.
         UsageError: The profile or the endpoint is not one.
     """
-    core = aiobotocore.session.AioSession()
-    # boto3 reads AWS_DEFAULT_REGION alone; the AWS CLI v2, and our contract, know AWS_REGION as well.
-    core.session_var_map["region"] = ("region", ["AWS_REGION", "AWS_DEFAULT_REGION"], None, None)
-    core.set_default_client_config(_StrictConfig())  # Also for those whom providers of credentials ask: STS, SSO.
     try:
-        session = aioboto3.Session(botocore_session=core, profile_name=source.profile)
+        core = _core(source)
+        session = aioboto3.Session(botocore_session=core)
         region = source.region or session.region_name or warehouse.REGION
-        core.set_config_variable("region", region)  # STS and SSO have none of their own.
-        credentials = None if source.no_sign_request else await _load_credentials(core)
+        credentials = None
+        if not source.no_sign_request:
+            found = await _load_credentials(_core(source))  # Not by this one, which would keep them.
+            credentials = _Current(found, await found.get_frozen_credentials())
+            core.register_component("credential_provider", credentials)
     except ProfileNotFound as error:
         raise UsageError(str(error), hint="aws configure list-profiles shows the known ones") from error
     except BotoCoreError as error:
@@ -242,7 +184,7 @@ async def open_session(source: Source, *, connections: int, stall_seconds: float
         raise UsageError(f"AWS's configuration cannot be read: {error}", hint="check ~/.aws/config") from None
     ca_bundle = core.get_config_variable("ca_bundle")
     _check_certificates(ca_bundle)
-    config = _StrictConfig(
+    config = StrictConfig(
         signature_version=UNSIGNED if source.no_sign_request else "s3v4",
         retries={"total_max_attempts": 1},  # The retry loop is ours: it covers the body as well.
         connect_timeout=CONNECT_TIMEOUT_SECONDS,
@@ -283,6 +225,7 @@ async def open_session(source: Source, *, connections: int, stall_seconds: float
             proxy=proxies.get(urlsplit(base_url).scheme),
             certificates=get_cert_path(ca_bundle or True),
             stall_seconds=stall_seconds,
+            governor=governor or Governor(),
             at_close=stack.callback,
         )
 
@@ -352,6 +295,17 @@ def _leave_proof_to_us(params: dict[str, Any], **_: Any) -> None:  # noqa: ANN40
     params["context"].get("checksum", {}).pop("response_algorithms", None)
 
 
+def _core(source: Source) -> aiobotocore.session.AioSession:
+    """Return a botocore session, which has read nothing yet."""
+    core = aiobotocore.session.AioSession(profile=source.profile)
+    # boto3 reads AWS_DEFAULT_REGION alone; the AWS CLI v2, and our contract, know AWS_REGION as well.
+    core.session_var_map["region"] = ("region", ["AWS_REGION", "AWS_DEFAULT_REGION"], None, None)
+    core.set_default_client_config(StrictConfig())  # Also for those whom providers of credentials ask: STS, SSO.
+    # They have no region of their own.
+    core.set_config_variable("region", source.region or core.get_config_variable("region") or warehouse.REGION)
+    return core
+
+
 async def _load_credentials(core: aiobotocore.session.AioSession) -> Any:  # noqa: ANN401 - botocore has no types.
     try:
         credentials = await core.get_credentials()
@@ -366,7 +320,7 @@ async def _load_credentials(core: aiobotocore.session.AioSession) -> Any:  # noq
     return credentials
 
 
-def _no_credentials(error: Exception) -> AccessError:
+def _no_credentials(error: Exception) -> CredentialsError:
     """Say why there are no credentials, without repeating what may hold some.
 
     A program's complaint may have its output in it, and STS quotes a request that it does not accept, headers and all.
@@ -385,7 +339,7 @@ def _no_credentials(error: Exception) -> AccessError:
         why = "whoever gives them cannot be asked; check the proxy"  # What it complains of may be the proxy's password.
     else:
         why = printable(str(error))
-    return AccessError(
+    return CredentialsError(
         f"no usable AWS credentials: {why}",
         hint="choose a profile with --profile, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
     )

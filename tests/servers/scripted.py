@@ -428,6 +428,7 @@ class ScriptedS3:
         self._thread = threading.Thread(target=lambda: asyncio.run(self._main()), name="scripted-s3", daemon=True)
         self._loop: asyncio.AbstractEventLoop
         self._stop: asyncio.Event
+        self._server: asyncio.Server
         self._port = 0
 
     def __enter__(self) -> Self:
@@ -446,6 +447,14 @@ class ScriptedS3:
             self._loop.call_soon_threadsafe(self._stop.set)
             self._thread.join()
             self.threads.shutdown()
+
+    def leave(self) -> None:
+        """Be gone: every connection ends and nobody listens, until `come_back`. Not to be called on the server's loop."""
+        asyncio.run_coroutine_threadsafe(self._leave(), self._loop).result()
+
+    def come_back(self) -> None:
+        """Listen again, at the same port."""
+        asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result()
 
     # What a test arranges.
 
@@ -658,11 +667,10 @@ class ScriptedS3:
 
     async def _main(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=1024 * 1024, backlog=512)
-        self._port = server.sockets[0].getsockname()[1]
+        await self._listen()
         self._ready.set()
         await self._stop.wait()
-        server.close()
+        self._server.close()
         await asyncio.sleep(0)  # What was accepted gets as far as `_serve`.
         ending = dict(self._connections)
         for task, writer in ending.items():
@@ -670,6 +678,15 @@ class ScriptedS3:
             if task is not None:
                 task.cancel()
         await asyncio.gather(*(task for task in ending if task is not None), return_exceptions=True)
+
+    async def _listen(self) -> None:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self._port, limit=1024 * 1024, backlog=512)
+        self._port = self._server.sockets[0].getsockname()[1]
+
+    async def _leave(self) -> None:
+        self._server.close()
+        for writer in self._connections.values():
+            writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one request after the other, until a side hangs up."""

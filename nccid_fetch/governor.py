@@ -1,0 +1,235 @@
+"""What concerns every request of a run: an endpoint that is gone, credentials that have expired, a word to slow down.
+
+Whoever learns of such a thing learns it for all. So every request passes through here, and when one meets it the run
+is *held*: nobody sends anything, but for one request at a time that asks whether it is over. That is no request of its
+own making, but the next one that was due. While the run is held, no object loses an attempt.
+
+=============================================  ===============================================================
+A request learns that                          Then
+=============================================  ===============================================================
+the endpoint cannot be reached                 all are held, and one asks at once, to see whether it is so
+the credentials have expired, or none are had  all are held; they are read anew, then one asks
+the credentials are wrong                      the same, if what is read is new; else the run ends at once
+all should come back after so many seconds     all are held for so long, then one asks
+it should slow down, and no word on how long   nobody is held; fewer are in flight from now on (see `adaptive`)
+anything else                                  it was answered
+=============================================  ===============================================================
+
+The one that asks is answered: all go on. It meets any of these again: the next one asks after a longer pause. When it
+has been like this for `--retry-for`, the run ends, and says since when and what can be done.
+
+What was sent before the run was last held says nothing about the present, and whoever sent it asks again.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import NoReturn
+
+from .clock import REAL, Clock
+from .errors import AccessError, CredentialsError, EndpointError, NccidFetchError, ThrottledError, UnreachableError
+from .events import Held, Released, Report, Wait
+from .retry import RETRY_AFTER_SECONDS_MAX, backoff_seconds
+from .settings import RETRY_FOR_SECONDS
+
+HOLDS = (UnreachableError, CredentialsError)
+"""What holds the run. Whoever meets one asks again, which waits until it is over, and loses no attempt by it."""
+
+Renew = Callable[[], Awaitable[bool]]
+"""Reads the credentials anew, and says whether they are others than before. Raises CredentialsError if none are had."""
+
+
+class Governor:
+    """Holds the run, and lets it go on.
+
+    Attributes:
+        is_held: Whether the run is held.
+        answers: How many requests were answered with anything but what is dealt with here. Whoever sends a request by
+            another way than `request` counts it.
+        had_trouble: Whether anything of it ever happened: then what failed may have failed for that.
+        when_slowed: Called each time that a request is told to slow down.
+
+    Args:
+        clock: Time and chance.
+        retry_for_seconds: How long the run may be held.
+        report: Who wants to know.
+    """
+
+    def __init__(
+        self,
+        clock: Clock = REAL,
+        *,
+        retry_for_seconds: float = RETRY_FOR_SECONDS,
+        report: Report = lambda _: None,
+    ) -> None:
+        self.is_held = False
+        self.answers = 0
+        self.had_trouble = False
+        self.when_slowed: Callable[[], None] = lambda: None
+        self._clock = clock
+        self._retry_for = retry_for_seconds
+        self._report = report
+        self._reason = Wait.ENDPOINT
+        self._cause: NccidFetchError = UnreachableError()
+        self._since = self._until = 0.0
+        self._failures = 0
+        self._has_lead = False
+        self._holds_over = 0
+        self._changed = asyncio.Event()
+        self._ending: str | None = None
+        self._slowed_since: float | None = None
+        self._answers_then = 0
+
+    @asynccontextmanager
+    async def request(self, renew: Renew) -> AsyncIterator[None]:
+        """Wait for one's turn to send a request, and take note of what comes of it: of an answer, not of its body.
+
+        Args:
+            renew: Reads the credentials anew.
+
+        Raises:
+            EndpointError: The run was held for too long.
+            AccessError: The same, for want of credentials; or they are wrong.
+        """
+        leads = self.is_held and await self._turn(renew)
+        holds_over = self._holds_over
+        try:
+            yield
+        except ThrottledError as error:
+            self.slowed(error, leads=leads)
+            raise
+        except HOLDS as error:
+            if leads or holds_over == self._holds_over:
+                self._hold(error, leads=leads)
+            raise
+        except NccidFetchError:
+            self._answered(leads=leads)
+            raise
+        except BaseException:
+            if leads:
+                self._give_lead_away()
+            raise
+        else:
+            self._answered(leads=leads)
+
+    def slowed(self, error: ThrottledError, *, leads: bool = False) -> None:
+        """Take note of a request that was told to slow down.
+
+        Raises:
+            EndpointError: Nothing else was heard for too long.
+        """
+        self.had_trouble = True
+        self.when_slowed()
+        now = self._clock.now()
+        if self._slowed_since is None or self.answers != self._answers_then:
+            self._slowed_since, self._answers_then = now, self.answers
+        elif now - self._slowed_since >= self._retry_for:
+            self._reason, self._cause = Wait.SLOWED, error
+            self._end(now - self._slowed_since)
+        if error.retry_after_seconds or leads:
+            self._hold(error, leads=leads, asked=min(RETRY_AFTER_SECONDS_MAX, error.retry_after_seconds or 0.0))
+
+    def _answered(self, *, leads: bool) -> None:
+        self.answers += 1
+        if leads:
+            self.is_held = False
+            self._holds_over += 1
+            self._report(Released(self._reason, self._clock.now() - self._since))
+            self._give_lead_away()
+
+    def _give_lead_away(self) -> None:
+        self._has_lead = False
+        self._wake()
+
+    def _wake(self) -> None:
+        """Let everybody who waits look again."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def _turn(self, renew: Renew) -> bool:
+        """Wait until the run is held no longer, or until one is to ask for all; say which."""
+        while self.is_held:
+            if self._ending is not None:
+                raise self._end_of_run(self._ending)
+            if self._has_lead:
+                await self._changed.wait()
+                continue
+            self._has_lead = True
+            try:
+                if await self._prepare(renew):
+                    return True
+            except BaseException:
+                self._give_lead_away()
+                raise
+        return False
+
+    async def _prepare(self, renew: Renew) -> bool:
+        """Wait until it is time to ask, and see to it that there is something to ask with."""
+        while (left := self._until - self._clock.now()) > 0:
+            await self._clock.sleep(left)  # Meanwhile somebody may have been told a later time.
+        if self._reason is not Wait.CREDENTIALS:
+            return True
+        try:
+            are_new = await renew()
+        except CredentialsError as error:
+            self._hold(error, leads=True)
+            return False
+        if not are_new and isinstance(self._cause, CredentialsError) and self._cause.are_wrong:
+            self._end(self._clock.now() - self._since)
+        return True
+
+    def _hold(self, error: NccidFetchError, *, leads: bool, asked: float = 0.0) -> None:
+        """Hold the run, or hold it on.
+
+        Args:
+            error: Why.
+            leads: Whether it befell the request that asks for all.
+            asked: Seconds that the server wants nobody to come back in.
+        """
+        self.had_trouble = True
+        now = self._clock.now()
+        if self.is_held and not leads:  # It was on its way by then.
+            self._until = max(self._until, now + asked)
+            return
+        self._reason, self._cause = _reason_of(error), error
+        pause = asked
+        if leads:
+            self._failures += 1
+            self._has_lead = False
+            if now - self._since >= self._retry_for:
+                self._end(now - self._since)
+            left = self._since + self._retry_for - now
+            pause = max(asked, min(left, backoff_seconds(self._failures, self._clock.chance)))
+        else:
+            self.is_held, self._since, self._failures = True, now, 0
+        self._until = now + pause
+        self._report(Held(self._reason, str(error), self._since, pause, self._retry_for))
+        self._wake()
+
+    def _end(self, seconds: float) -> NoReturn:
+        """End the run: now, and with everybody who waits or comes to ask.
+
+        Args:
+            seconds: How long it has been like this.
+        """
+        for_long = f", for {seconds / 60:.0f} minutes now" if seconds >= 60 else ""
+        self.is_held, self._ending = True, f"{self._cause}{for_long}"
+        self._wake()
+        raise self._end_of_run(self._ending) from self._cause
+
+    def _end_of_run(self, message: str) -> AccessError | EndpointError:
+        kind, hint = _ENDINGS[self._reason]
+        return kind(message, f"{hint}, then run the same command again; what was verified stays")
+
+
+def _reason_of(error: NccidFetchError) -> Wait:
+    if isinstance(error, ThrottledError):
+        return Wait.SLOWED
+    return Wait.CREDENTIALS if isinstance(error, CredentialsError) else Wait.ENDPOINT
+
+
+_ENDINGS: dict[Wait, tuple[type[AccessError] | type[EndpointError], str]] = {
+    Wait.ENDPOINT: (EndpointError, "check the network and --endpoint-url"),
+    Wait.CREDENTIALS: (AccessError, "renew or choose credentials (aws sso login, --profile, AWS_PROFILE)"),
+    Wait.SLOWED: (EndpointError, "wait, or take a lower --concurrency"),
+}

@@ -1,0 +1,125 @@
+"""aiobotocore's HTTP client, as strict as patients' data and session tokens want it.
+
+What it would do by default and must not: follow a redirect to another host and send the session token there, take any
+certificate for any host, read an error to its end however long it is, fail at a header that is no UTF-8.
+"""
+
+import ssl
+from typing import Any
+
+from aiobotocore.config import AioConfig
+from aiobotocore.httpsession import AIOHTTPSession
+from aiohttp import ClientConnectorCertificateError
+from botocore.awsrequest import AWSPreparedRequest
+from botocore.exceptions import BotoCoreError
+
+from ..errors import UnreachableError
+from ..keys import printable
+
+ERROR_BYTES_MAX = 64 << 10
+"""S3's error documents are below one KiB."""
+
+
+class StrictSession(AIOHTTPSession):  # type: ignore[misc]
+    """aiobotocore's HTTP client, but sure of whom it talks to, and with no more than it was asked for.
+
+    A redirect is an answer like any other, and no reason to ask elsewhere. A certificate is always verified, and is the
+    host's: aiobotocore leaves the host's name to a urllib3 that it does not use, verifies nothing behind a proxy, and
+    nothing either where the name of a CA bundle is empty. What an error says is read up to a bound. A header that is no
+    UTF-8, such as a name with an accent in an object's metadata, is no reason to fail.
+    """
+
+    def __init__(self, *, verify: str | bool | None = True, **options: Any) -> None:  # noqa: ANN401 - aiobotocore's.
+        super().__init__(verify=verify or True, **options)
+
+    def _get_ssl_context(self) -> ssl.SSLContext:
+        context: ssl.SSLContext = super()._get_ssl_context()
+        context.check_hostname = True
+        return context
+
+    def _create_connector(self, proxy_url: str | None) -> Any:  # noqa: ANN401, ARG002 - aiohttp's.
+        return super()._create_connector(None)  # As without a proxy; which one it is, each request says.
+
+    async def _get_session(self, proxy_url: str | None) -> Any:  # noqa: ANN401 - stands in for aiohttp's.
+        session = await super()._get_session(proxy_url)
+        return _Strict(session)
+
+    async def send(self, request: AWSPreparedRequest) -> Any:  # noqa: ANN401 - botocore has no types.
+        """Send a request. Of a refusal, which botocore would read to its end and parse, little is left."""
+        response = await super().send(request)
+        if request.stream_output and response.status_code >= 300:
+            response.raw = _Refusal(response.raw)
+        return response
+
+
+class _Refusal:
+    """An answer that is an error: as much of its body as an error document of S3's can have."""
+
+    def __init__(self, raw: Any) -> None:  # noqa: ANN401 - aiohttp's.
+        self._raw = raw
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - passes on what it is asked.
+        return getattr(self._raw, name)
+
+    async def read(self) -> bytes:
+        """Return the body, or nothing if it is none of S3's: then the status has to do."""
+        body = bytearray()
+        try:
+            async for chunk in self._raw.content.iter_any():
+                body += chunk
+                if len(body) > ERROR_BYTES_MAX:
+                    body.clear()
+                    break
+        finally:
+            self._raw.close()
+        return b"" if b"<!" in body or b"\0" in body else bytes(body)  # As in `pages`: entities can explode.
+
+
+class _Strict:
+    """An aiohttp session whose requests end at the first answer."""
+
+    def __init__(self, session: Any) -> None:  # noqa: ANN401 - aiohttp's, or one of these already.
+        self._session = session
+
+    async def request(self, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - passes on what it is given.
+        return _Answer(await self._session.request(*arguments, **options, allow_redirects=False))
+
+
+class _Answer:
+    """An aiohttp response whose headers are UTF-8, as aiobotocore takes for granted: other bytes are escaped."""
+
+    def __init__(self, response: Any) -> None:  # noqa: ANN401 - aiohttp's.
+        self._response = response
+
+    @property
+    def raw_headers(self) -> list[tuple[bytes, bytes]]:
+        return [(name, value.decode(errors="backslashreplace").encode()) for name, value in self._response.raw_headers]
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the response has.
+        return getattr(self._response, name)
+
+
+class StrictConfig(AioConfig):  # type: ignore[misc]
+    """A configuration with the strict client. Merged with another one, aiobotocore's would forget its client."""
+
+    def __init__(self, **options: Any) -> None:  # noqa: ANN401 - botocore has no types.
+        super().__init__(http_session_cls=StrictSession, **options)
+
+    def merge(self, other_config: Any) -> "StrictConfig":  # noqa: ANN401 - botocore has no types.
+        """Return this configuration with another one's options over its own."""
+        return StrictConfig(**self._user_provided_options | other_config._user_provided_options)  # noqa: SLF001
+
+
+def unreachable(error: BotoCoreError, endpoint: str) -> UnreachableError:
+    """Return what a connection that could not be made comes to. Nothing was sent over it.
+
+    A certificate that is not trusted may be a captive portal's, so that it is worth another attempt like any other.
+    """
+    cause = error.kwargs.get("error")
+    if isinstance(cause, ClientConnectorCertificateError):
+        why = printable(getattr(cause.certificate_error, "verify_message", "") or "it cannot be verified").rstrip(".")
+        return UnreachableError(
+            f"{endpoint} shows a certificate that is not trusted ({why}); if it is your own network's, AWS_CA_BUNDLE "
+            "names the file of those to trust"
+        )
+    return UnreachableError(f"{endpoint} cannot be reached")

@@ -1,0 +1,297 @@
+"""What holds a run, who asks for all, and how it ends: the governor alone, on a clock that a test moves."""
+
+import asyncio
+from dataclasses import dataclass, field
+
+import pytest
+
+from nccid_fetch.errors import (
+    AccessError,
+    CredentialsError,
+    EndpointError,
+    NccidFetchError,
+    ObjectError,
+    Reason,
+    RunError,
+    ThrottledError,
+    TransientError,
+    UnreachableError,
+)
+from nccid_fetch.events import Event, Held, Released, Wait
+from nccid_fetch.governor import HOLDS, Governor
+
+from .catalogue import fault
+from .conftest import run
+from .night import Night
+
+GONE = UnreachableError("host cannot be reached")
+EXPIRED = CredentialsError("the credentials have expired (host)")
+WRONG = CredentialsError("the access key is not known to the server (host)", are_wrong=True)
+
+
+@dataclass
+class World:
+    """A run's requests, and what each of them meets; an answer, when nothing is left to meet."""
+
+    meets: list[NccidFetchError | None] = field(default_factory=list)
+    retry_for: float = 900.0
+    renewals: list[bool | NccidFetchError] = field(default_factory=list)
+    night: Night = field(default_factory=Night)
+    events: list[Event] = field(default_factory=list)
+    sent: list[float] = field(default_factory=list)
+    renewed: int = 0
+    at_once: int = 0
+    at_once_max: int = 0
+
+    def __post_init__(self) -> None:
+        self.governor = Governor(self.night.clock, retry_for_seconds=self.retry_for, report=self.events.append)
+
+    async def renew(self) -> bool:
+        self.renewed += 1
+        outcome = self.renewals.pop(0) if self.renewals else True
+        if isinstance(outcome, NccidFetchError):
+            raise outcome
+        return outcome
+
+    async def ask(self) -> None:
+        """Send one request."""
+        async with self.governor.request(self.renew):
+            self.sent.append(self.night.now)
+            self.at_once += 1
+            self.at_once_max = max(self.at_once_max, self.at_once)
+            await asyncio.sleep(0)
+            self.at_once -= 1
+            met = self.meets.pop(0) if self.meets else None
+            if met is not None:
+                raise met
+
+    async def insist(self) -> None:
+        """Send one request until it is answered."""
+        while True:
+            try:
+                await self.ask()
+            except (*HOLDS, ThrottledError):
+                continue
+            return
+
+    def holds(self) -> list[Held]:
+        return [event for event in self.events if isinstance(event, Held)]
+
+
+async def all_of(world: World, number: int) -> list[BaseException | None]:
+    """Let so many insist at once."""
+    return await asyncio.gather(*(world.insist() for _ in range(number)), return_exceptions=True)
+
+
+@fault(10)
+@pytest.mark.parametrize(
+    ("error", "wait"),
+    [(GONE, Wait.ENDPOINT), (EXPIRED, Wait.CREDENTIALS), (ThrottledError("busy", 7.0), Wait.SLOWED)],
+)
+def test_what_one_request_learns_holds_all_and_one_at_a_time_asks_whether_it_is_over(
+    error: NccidFetchError, wait: Wait
+) -> None:
+    world = World([error, *[error] * 9])
+    assert run(all_of(world, 10)) == [None] * 10
+    first_wave = 10  # These were on their way when the first of them came back.
+    assert [event.reason for event in world.holds()] == [wait]
+    assert world.events[-1] == Released(wait, world.night.now)
+    assert len(world.sent) == 2 * first_wave
+
+    later = World([error, error, error, error], night=Night())
+
+    async def one_then_all() -> None:
+        with pytest.raises(type(error)):
+            await later.ask()
+        later.at_once_max = 0
+        waiting = asyncio.gather(*(later.insist() for _ in range(10)))
+        while later.governor.is_held:
+            assert later.at_once_max <= 1
+            await asyncio.sleep(0)
+        await waiting
+
+    run(one_then_all())
+    assert len(later.holds()) == 4
+    assert [later.sent[number + 1] > later.sent[number] for number in range(1, 4)] == [True] * 3
+    assert later.at_once_max == 9
+
+
+@fault(9, 10)
+def test_pauses_grow_to_a_cap_and_end_with_the_time_there_is() -> None:
+    world = World([GONE] * 10_000, retry_for=3600.0)
+    (ended,) = run(all_of(world, 1))
+    assert isinstance(ended, EndpointError)
+    assert str(ended) == "host cannot be reached, for 60 minutes now"
+    assert "run the same command again" in str(ended.hint)
+    assert world.night.now == pytest.approx(3600.0)
+    pauses = [event.pause_seconds for event in world.holds()]
+    assert pauses[0] == 0.0, "at once, to see whether it is so"
+    assert pauses[1:-1] == sorted(pauses[1:-1])
+    assert max(pauses) == 15.0
+    assert len(pauses) < 300
+
+
+@pytest.mark.parametrize(("error", "kind"), [(GONE, EndpointError), (EXPIRED, AccessError)])
+@fault(10, 38)
+def test_when_the_time_is_over_everybody_who_waits_or_comes_is_told(
+    error: NccidFetchError, kind: type[RunError]
+) -> None:
+    world = World([error] * 10_000)
+
+    async def scenario() -> list[BaseException | None]:
+        ended = await all_of(world, 5)
+        return [*ended, *await all_of(world, 1)]
+
+    ended = run(scenario())
+    assert [type(error) for error in ended] == [kind] * 6
+    assert world.night.now == pytest.approx(900.0)
+
+
+@fault(38)
+def test_credentials_are_read_anew_before_each_request_that_asks_for_all() -> None:
+    world = World([EXPIRED, EXPIRED, EXPIRED], renewals=[False, CredentialsError("no token in the cache"), True, True])
+    assert run(all_of(world, 1)) == [None]
+    assert (world.renewed, len(world.sent)) == (4, 4)
+    assert [event.message for event in world.holds()] == [
+        str(EXPIRED),
+        str(EXPIRED),
+        "no token in the cache",
+        str(EXPIRED),
+    ]
+
+
+@fault(38)
+def test_what_was_signed_before_credentials_were_renewed_is_no_reason_to_renew_them_again() -> None:
+    world = World()
+
+    async def scenario() -> None:
+        late = world.governor.request(world.renew)
+        await late.__aenter__()
+        world.meets = [EXPIRED]
+        await world.insist()
+        assert not await late.__aexit__(CredentialsError, EXPIRED, None), "it is raised, so that it is asked again"
+        assert not world.governor.is_held
+
+    run(scenario())
+    assert world.renewed == 1
+
+
+@fault(39)
+def test_wrong_credentials_end_the_run_unless_there_are_others_now() -> None:
+    same = World([WRONG] * 100, renewals=[False])
+    ended = run(all_of(same, 8))
+    assert {type(error) for error in ended} == {AccessError}
+    assert (len(same.sent), same.renewed) == (8, 1)
+    assert same.night.now == 0
+
+    others = World([WRONG], renewals=[True])
+    assert run(all_of(others, 1)) == [None]
+
+    wrong_again = World([WRONG, WRONG, WRONG], renewals=[True, False])
+    assert [type(error) for error in run(all_of(wrong_again, 1))] == [AccessError]
+    assert len(wrong_again.sent) == 2
+
+
+@fault(13)
+def test_a_word_to_slow_down_holds_nobody_unless_it_says_for_how_long() -> None:
+    world = World([ThrottledError("busy")])
+    told: list[float] = []
+    world.governor.when_slowed = lambda: told.append(world.night.now)
+    assert run(all_of(world, 1)) == [None]
+    assert (world.holds(), told) == ([], [0.0])
+
+
+@fault(13)
+def test_nobody_comes_back_before_the_time_that_was_asked_for_even_if_a_later_one_was_asked_for_later() -> None:
+    world = World([ThrottledError("busy", 7.0), ThrottledError("busy", 30.0)])
+    assert run(all_of(world, 3)) == [None] * 3
+    assert [second for second in world.sent if 0 < second < 30] == []
+
+
+@fault(13)
+def test_a_run_that_hears_nothing_but_slow_down_ends_when_the_time_is_over() -> None:
+    world = World()
+
+    async def scenario() -> None:
+        for _ in range(3):  # What is answered in between is heard.
+            for _ in range(8):
+                world.meets = [ThrottledError("busy")]
+                with pytest.raises(ThrottledError):
+                    await world.ask()
+                world.night.now += 100
+            await world.ask()
+        for _ in range(10):
+            world.meets = [ThrottledError("busy")]
+            with pytest.raises(ThrottledError):
+                await world.ask()
+            world.night.now += 90
+        world.meets = [ThrottledError("busy")]
+        with pytest.raises(EndpointError, match="busy, for 15 minutes now"):
+            await world.ask()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("error", [ObjectError(Reason.DENIED, "no"), TransientError("500")])
+def test_any_other_answer_is_one(error: NccidFetchError) -> None:
+    world = World([GONE, error])
+
+    async def scenario() -> None:
+        with pytest.raises(UnreachableError):
+            await world.ask()
+        with pytest.raises(type(error)):
+            await world.ask()
+
+    run(scenario())
+    assert not world.governor.is_held
+    assert world.governor.answers == 1
+
+
+@pytest.mark.parametrize("when", ["it sleeps", "it asks"])
+def test_who_asks_for_all_and_is_cancelled_leaves_it_to_the_next(when: str) -> None:
+    async def scenario() -> None:
+        go = asyncio.Event()
+        night = Night()
+
+        async def sleep(seconds: float) -> None:
+            await go.wait()
+            await night.sleep(seconds)
+
+        world = World([ThrottledError("busy", 5.0)], night=night)
+        world.governor = Governor(type(night.clock)(lambda: night.now, sleep, lambda: 0.5))
+        with pytest.raises(ThrottledError):
+            await world.ask()
+        first = asyncio.create_task(_held_up(world))
+        second = asyncio.create_task(world.insist())
+        for _ in range(5):
+            await asyncio.sleep(0)
+        if when == "it asks":
+            go.set()
+            for _ in range(5):
+                await asyncio.sleep(0)
+            assert len(world.sent) == 2
+        first.cancel()
+        go.set()
+        await second
+        assert not world.governor.is_held
+
+    run(asyncio.wait_for(scenario(), 10))
+
+
+async def _held_up(world: World) -> None:
+    """Send a request that is never answered."""
+    async with world.governor.request(world.renew):
+        world.sent.append(world.night.now)
+        await asyncio.Event().wait()
+
+
+def test_a_run_that_is_not_held_waits_for_nothing() -> None:
+    """Its cost is one look at an attribute: no task, no turn of the loop."""
+
+    async def scenario() -> None:
+        world = World()
+        entering = world.governor.request(world.renew).__aenter__()
+        with pytest.raises(StopIteration):
+            entering.__await__().__next__()
+
+    run(scenario())
