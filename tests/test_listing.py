@@ -701,7 +701,7 @@ CREDENTIALS = {
 
 @pytest.mark.parametrize(("code", "sentence"), CREDENTIALS.items())
 def test_credentials_at_fault_are_told_in_one_sentence(s3: ScriptedS3, code: str, sentence: str) -> None:
-    s3.script("list", Status(403, code), after=1)
+    s3.script("list", Status(403, code), after=1, count=None)
     with pytest.raises(AccessError, match=sentence) as caught:
         listed(s3)
     assert caught.value.exit_code == 4

@@ -778,7 +778,7 @@ def test_credentials_that_expire_end_the_run_and_leave_what_was_verified(
     for number in range(40):
         s3.put(f"training/data/Covid{number:02}/data_2020-01-01.json", b"%d" % number)
     s3.script("get", Status(400, "ExpiredToken"), after=25, count=None)
-    run = fetch(s3, dest, "data", transport=transport, concurrency=4)
+    run = fetch(s3, dest, "data", transport=transport, concurrency=4, retry_for_seconds=0.0)
     assert isinstance(run.error, AccessError)
     assert run.exit_code == 4
     present = check_tree(dest, snapshot(s3))
