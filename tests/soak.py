@@ -65,8 +65,8 @@ GROWTH_SHARE, GROWTH_MIB = 0.1, 8.0
 FAULTS_SHARE = 0.02
 CHANGE_EVERY = 500
 """Requests between two changes to the bucket."""
-WAVE_EVERY, WAVE_LENGTH = 6000, 400
-"""Requests from one wave of throttling to the next, and how many it lasts."""
+WAVE_EVERY, WAVE_SECONDS = 6000, 2.0
+"""Requests from one wave of throttling to the next, and how long it lasts: who holds back must not wait for ever."""
 CODES = {0, 1, 5}
 """How a run in bad weather may end: well, with objects that changed or failed, or with a listing that broke off."""
 
@@ -180,6 +180,7 @@ class Weather:
     requests: int = 0
     gets: int = 0
     asked: Counter[str] = field(default_factory=Counter)
+    _wave_until: float = 0.0
 
     async def tell(self, exchange: Exchange) -> None:
         """Answer a request as its moment has it."""
@@ -197,7 +198,9 @@ class Weather:
             return "honest", Honest()
         if self.requests % CHANGE_EVERY == 0:
             self._change()
-        if self.requests % WAVE_EVERY >= WAVE_EVERY - WAVE_LENGTH and request.operation == "get":
+        if self.requests % WAVE_EVERY == 0:
+            self._wave_until = time.monotonic() + WAVE_SECONDS
+        if time.monotonic() < self._wave_until and request.operation == "get":
             return "throttle", Status(
                 503, "SlowDown", headers={"Retry-After": "1"} if self.requests % 10 == 0 else None
             )
