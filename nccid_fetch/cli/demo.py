@@ -73,9 +73,9 @@ def demonstrate(values: options.Values) -> None:
 
 
 def _defaults() -> options.Values:
-    return {name: default for name, (_, default) in (options.FETCH | options.SOURCE).items()} | {
-        "concurrency": _CONCURRENCY,
-        "stall": 30.0,
+    given = (options.FETCH | options.SOURCE).items()
+    return {name: default for name, (_, default) in given if name not in options.DURATIONS} | {
+        "concurrency": _CONCURRENCY
     }
 
 

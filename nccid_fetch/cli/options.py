@@ -321,6 +321,9 @@ FETCH: OptionGroup = SELECT | {
     "group_readable": (GroupReadable, False),
 }
 
+DURATIONS = ("stall", "retry_for")
+"""Options that are written with a unit, and become seconds."""
+
 
 def _version(wanted: bool) -> None:
     if wanted:
@@ -374,10 +377,8 @@ def source_of(values: Values) -> Source:
 
 def settings_of(values: Values, parts: Sequence[str] = ()) -> Settings:
     """Return how to fetch. Options that a command does not have keep their defaults."""
-    named = {name: values[name] for name in FETCH if name in values and name not in {"dry_run", "stall", "retry_for"}}
-    if "stall" in values:
-        named["stall_seconds"] = values["stall"]
-    named["retry_for_seconds"] = values["retry_for"]
+    named = {name: values[name] for name in FETCH if name in values and name not in {"dry_run", *DURATIONS}}
+    named |= {f"{name}_seconds": values[name] for name in DURATIONS if name in values}
     named["include"] = tuple(named["include"] or ())
     named["exclude"] = tuple(named["exclude"] or ())
     return Settings(**named, parts=tuple(parts))
