@@ -45,8 +45,8 @@ class Version(NamedTuple):
         return round(self.modified.timestamp() * 1000) * 1_000_000
 
 
-_ROWS = """SELECT objects.key, objects.size, objects.etag, object.modified, object.unflushed FROM object
-    JOIN folder ON folder.id = object.folder JOIN objects ON objects.key = folder.prefix || object.name"""
+_ROWS = """SELECT prefix || name, size, iif(typeof(etag) = 'blob', lower(hex(etag)), etag), modified, unflushed
+    FROM object JOIN folder ON folder.id = object.folder"""
 
 Objects = Mapping[str, bytes | Collection[Version]]
 
