@@ -375,6 +375,7 @@ class Soak:
         self.tokens = Tokens(folder, expire_every) if expire_every else None
         self.weather = Weather(self.bucket, seed, self.tokens)
         self.figures = Figures()
+        self.removed: set[str] = set()
         self.began = time.monotonic()
         self._server = ScriptedS3(requests_max=1)
         self._server.virtual, self._server.virtual_body = self.bucket.rows, self.bucket.body
@@ -413,7 +414,10 @@ class Soak:
         counted = sum(summary[kind]["objects"] for kind in ("fetched", "adopted", "skipped", "refused", "failed"))
         assert code == 130 or counted == summary["listed"]["objects"], f"objects are lost: {summary}"
         self.figures.add(code, summary, memory.end())
-        check_tree(self.dest, History(self.bucket))
+        # What was taken away may still be recorded where this run did not come to it, or could not have it.
+        check_tree(self.dest, History(self.bucket), foreign=dict.fromkeys(self.removed, ()))
+        if code == 0:
+            self.removed.clear()
         return code, summary
 
     def _watch(self, child: Child, until: Callable[[], bool], stopping: threading.Event) -> None:
@@ -441,9 +445,10 @@ class Soak:
             return
         if kind == 2:
             shutil.rmtree(self.dest / ".nccid-fetch")
-        for path in files_of(self.dest).values():
+        for key, path in files_of(self.dest).items():
             if self.chance.random() < 0.7:
                 path.unlink()
+                self.removed.add(key)
 
     def finish(self) -> None:
         """Make an honest run, which has to put everything right, and one more, which has to ask for no object."""
