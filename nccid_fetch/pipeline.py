@@ -201,14 +201,15 @@ async def _flow(
 
     async def deal(decisions: Sequence[Decision]) -> bool:
         for decision in decisions:
-            account.dealt += not isinstance(decision, Skip)
+            if isinstance(decision, Skip):
+                breaker.has_proof = True  # An earlier run had it.
+                continue
+            account.dealt += 1
             match decision:
                 case Fetch() | Check():
                     await queue.put(decision)  # Waits while the workers are behind: this is the back-pressure.
                 case Refuse(remote, reason, message):
                     await committer.put(Ending(Failed(remote, reason, message)))
-                case Skip():
-                    breaker.has_proof = True  # An earlier run had it.
         return not decisions or part_of(decisions[0].remote.key, tools.group) not in breaker.given_up
 
     async with asyncio.TaskGroup() as group:
@@ -296,8 +297,8 @@ async def _produce(
 
 def _counted(page: Sequence[RemoteObject], group: str) -> dict[str, int]:
     """Return how many objects a page has, by their part, which is one. A marker of a folder is none."""
-    keys = [remote.key for remote in page if not is_folder_marker(remote.key, remote.size)]
-    return {part_of(keys[0], group): len(keys)} if keys else {}
+    count = len(page) - sum(is_folder_marker(remote.key, remote.size) for remote in page if not remote.size)
+    return {part_of(page[0].key, group): count} if count else {}
 
 
 async def _work(
