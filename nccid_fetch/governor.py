@@ -27,7 +27,16 @@ from contextlib import asynccontextmanager
 from typing import NoReturn
 
 from .clock import REAL, Clock
-from .errors import AccessError, CredentialsError, EndpointError, NccidFetchError, ThrottledError, UnreachableError
+from .errors import (
+    AccessError,
+    CredentialsError,
+    EndpointError,
+    NccidFetchError,
+    ObjectError,
+    Reason,
+    ThrottledError,
+    UnreachableError,
+)
 from .events import Held, Released, Report, Wait
 from .retry import RETRY_AFTER_SECONDS_MAX, backoff_seconds
 from .settings import RETRY_FOR_SECONDS
@@ -46,6 +55,7 @@ class Governor:
         is_held: Whether the run is held.
         answers: How many requests were answered with anything but what is dealt with here. Whoever sends a request by
             another way than `request` counts it.
+        holds_over: How often the run was held, and went on.
         had_trouble: Whether anything of it ever happened: then what failed may have failed for that.
         when_slowed: Called each time that a request is told to slow down.
 
@@ -64,6 +74,7 @@ class Governor:
     ) -> None:
         self.is_held = False
         self.answers = 0
+        self.holds_over = 0
         self.had_trouble = False
         self.when_slowed: Callable[[], None] = lambda: None
         self._clock = clock
@@ -74,7 +85,6 @@ class Governor:
         self._since = self._until = 0.0
         self._failures = 0
         self._has_lead = False
-        self._holds_over = 0
         self._changed = asyncio.Event()
         self._ending: str | None = None
         self._slowed_since: float | None = None
@@ -92,18 +102,21 @@ class Governor:
             AccessError: The same, for want of credentials; or they are wrong.
         """
         leads = self.is_held and await self._turn(renew)
-        holds_over = self._holds_over
+        holds_over = self.holds_over
         try:
             yield
         except ThrottledError as error:
             self.slowed(error, leads=leads)
             raise
         except HOLDS as error:
-            if leads or holds_over == self._holds_over:
+            if leads or holds_over == self.holds_over:
                 self._hold(error, leads=leads)
             raise
-        except NccidFetchError:
-            self._answered(leads=leads)
+        except NccidFetchError as error:
+            if leads and self._is_no_word_on_credentials(error):
+                self._give_lead_away()
+            else:
+                self._answered(leads=leads)
             raise
         except BaseException:
             if leads:
@@ -133,9 +146,17 @@ class Governor:
         self.answers += 1
         if leads:
             self.is_held = False
-            self._holds_over += 1
+            self.holds_over += 1
             self._report(Released(self._reason, self._clock.now() - self._since))
             self._give_lead_away()
+
+    def _is_no_word_on_credentials(self, error: NccidFetchError) -> bool:
+        """Say whether it is not yet known if they are good: the answer to a HEAD denies, and does not say why.
+
+        Whoever is denied asks for a listing next, which does.
+        """
+        is_denial = isinstance(error, ObjectError) and error.reason is Reason.DENIED
+        return is_denial and self._reason is Wait.CREDENTIALS
 
     def _give_lead_away(self) -> None:
         self._has_lead = False

@@ -112,6 +112,7 @@ class _Transfer:
         reader: Reader = tools.reader if tools.reader.can_read(self.remote.key) else tools.reference
         patience = _patience(tools)
         while True:
+            holds_over = tools.governor.holds_over
             try:
                 return self.staged, await self._attempt(reader)
             except RefusedError:
@@ -120,7 +121,7 @@ class _Transfer:
                 await self._keep_or_discard(error)
                 reader = tools.reference
             except ObjectError as error:
-                settled = await _settled(error, self.remote, tools)
+                settled = await _settled(error, self.remote, tools, holds_over)
                 if settled is not None:
                     raise settled from error
             except TransientError as error:
@@ -203,12 +204,18 @@ async def _wait(error: TransientError, remote: RemoteObject, patience: Patience,
     await tools.clock.sleep(pause)
 
 
-async def _settled(error: ObjectError, remote: RemoteObject, tools: Tools) -> ObjectError | None:
+async def _settled(error: ObjectError, remote: RemoteObject, tools: Tools, holds_over: int) -> ObjectError | None:
     """Find out what a denial means: readers may not learn from a GET whether a key is still there.
 
+    Args:
+        error: The denial, or anything else that became of the object.
+        remote: The object.
+        tools: What a transfer needs.
+        holds_over: How often the run had been held before it was asked for.
+
     Returns:
-        What became of the object; None if it was denied for credentials that have expired, so that it is to be asked
-        for again: the answer to a HEAD has no word on why.
+        What became of the object; None if it was denied for credentials that have expired, or may have been, as the run
+        was held meanwhile: then it is to be asked for again. The answer to a HEAD has no word on why.
     """
     while error.reason is Reason.DENIED:
         try:
@@ -223,6 +230,8 @@ async def _settled(error: ObjectError, remote: RemoteObject, tools: Tools) -> Ob
             return ObjectError(Reason.DENIED, f"{error}, or it is no longer there: they may not see which")
         if not any(found.key == remote.key for found in page.objects):
             return ObjectError(Reason.GONE, "it was deleted after it was listed")
+        if holds_over != tools.governor.holds_over:
+            return None
         break
     return error
 
@@ -243,6 +252,7 @@ async def check(decision: Check, tools: Tools) -> VerifiedBy | None:
     async with _opened(path_of(remote.key, tools.group), tools) as descriptor:
         md5 = await tools.disk.run(lambda: md5_of(chunks_of(descriptor)))
         while True:
+            holds_over = tools.governor.holds_over
             try:
                 verified_by = await prove(
                     remote,
@@ -258,7 +268,7 @@ async def check(decision: Check, tools: Tools) -> VerifiedBy | None:
             except HOLDS:
                 continue
             except ObjectError as error:
-                settled = await _settled(error, remote, tools)
+                settled = await _settled(error, remote, tools, holds_over)
                 if settled is not None:
                     raise settled from error
             except TransientError as error:  # A server that hiccups is no reason to fetch what may be there.
