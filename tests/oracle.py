@@ -5,6 +5,7 @@ the journal as SQLite has it, and trusts neither to speak for the other.
 """
 
 import asyncio
+import os
 import shutil
 import sqlite3
 import stat
@@ -45,8 +46,9 @@ class Version(NamedTuple):
         return round(self.modified.timestamp() * 1000) * 1_000_000
 
 
-_ROWS = """SELECT prefix || name, size, iif(typeof(etag) = 'blob', lower(hex(etag)), etag), modified, unflushed
-    FROM object JOIN folder ON folder.id = object.folder"""
+_SHOWN = "SELECT key, size, etag FROM objects"
+_HIDDEN = "SELECT prefix || name, modified, unflushed FROM object JOIN folder ON folder.id = object.folder"
+"""What the view does not show. To join it with the view by key would compare each object with all others."""
 
 Objects = Mapping[str, bytes | Collection[Version]]
 
@@ -81,13 +83,17 @@ def _rows(dest: Path) -> dict[str, tuple[int, str, int, bool]]:
             assert journal.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
             if journal.execute("PRAGMA user_version").fetchone() == (0,):
                 return {}  # Made, and not yet furnished.
-            rows = journal.execute(_ROWS)
-            return {key: (size, etag, modified * 1_000_000, bool(run)) for key, size, etag, modified, run in rows}
+            hidden = {key: (modified * 1_000_000, bool(run)) for key, modified, run in journal.execute(_HIDDEN)}
+            return {key: (size, etag, *hidden[key]) for key, size, etag in journal.execute(_SHOWN)}
 
 
 def files_of(dest: Path) -> dict[str, Path]:
     """Return every file below a destination, outside its state folder, by its key."""
-    return {f"{GROUP}/{path.relative_to(dest)}": path for path in _walk(dest) if not path.is_dir()}
+    return {
+        _key(dest, path): path
+        for path, found in _walk(dest)
+        if not (stat.S_ISDIR(found.st_mode) or (stat.S_ISLNK(found.st_mode) and path.is_dir()))
+    }
 
 
 class Served(Protocol):
@@ -97,7 +103,7 @@ class Served(Protocol):
     def endpoint_url(self) -> str: ...
 
 
-def check_tree(  # noqa: C901 - one invariant after the other.
+def check_tree(  # noqa: C901 - one invariant after the other; each file is read once.
     dest: Path,
     bucket_objects: Objects,
     *,
@@ -123,45 +129,51 @@ def check_tree(  # noqa: C901 - one invariant after the other.
     recorded = _rows(dest) if Journal.path(dest).exists() or not power_lost else {}
     if power_lost:
         recorded = {key: row for key, row in recorded.items() if not row[-1]}
-    for path in (dest, *_walk(dest)):
-        mode = path.lstat().st_mode
-        assert not stat.S_ISLNK(mode), f"{path} is a link"
-        assert stat.S_IMODE(mode) == (0o700 if stat.S_ISDIR(mode) else 0o600), f"{path} has mode {mode:o}"
-    files = files_of(dest)
-    for key, path in files.items():
+    _check_mode(dest, dest.lstat().st_mode)
+    present: set[str] = set()
+    kept: dict[str, bytes] = {}
+    for path, found in _walk(dest):
+        _check_mode(path, found.st_mode)
+        if stat.S_ISDIR(found.st_mode):
+            continue
+        key = _key(dest, path)
+        present.add(key)
         assert key in bucket_objects, f"{key} is no object"
-        content, modified_ns = path.read_bytes(), path.stat().st_mtime_ns
+        content = path.read_bytes()
         wholes = [version for version in _versions(bucket_objects, key) if version.body == content]
-        if content in foreign.get(key, ()) or key in unsettled:
+        is_foreign = key in foreign and content in foreign[key]
+        if key in foreign:
+            kept[key] = content
+        if not is_foreign and key not in unsettled:
+            assert wholes, f"{key} is no version of its object whole"
+            assert (power_lost and key not in recorded) or any(
+                version.modified_ns == found.st_mtime_ns for version in wholes
+            ), f"{key} has a time that is not its own"
+        if is_foreign or key not in recorded:
             continue
-        assert wholes, f"{key} is no version of its object whole"
-        if power_lost and key not in recorded:
-            continue
-        assert any(version.modified_ns == modified_ns for version in wholes), f"{key} has a time that is not its own"
-    for key, (size, etag, modified_ns, is_unflushed) in recorded.items():
+        size, etag, modified_ns, is_unflushed = recorded[key]
         if key in unsettled and is_unflushed:
             continue
-        if key in foreign and (key not in files or files[key].read_bytes() in foreign[key]):
-            continue
-        assert key in files, f"the journal has {key}, and the disk has not"
-        content = files[key].read_bytes()
-        if (killed or power_lost or key in unsettled) and (len(content), files[key].stat().st_mtime_ns) != (
-            size,
-            modified_ns,
-        ):
+        if (killed or power_lost or key in unsettled) and (len(content), found.st_mtime_ns) != (size, modified_ns):
             continue  # It is a whole version, as was seen above, and the next run looks which.
         assert len(content) == size, f"the journal has another size of {key}"
-        wholes = [version for version in _versions(bucket_objects, key) if version.body == content]
         assert any(version.etag in {None, etag} for version in wholes), f"{key} is not what is recorded"
+    for key in recorded.keys() - present:
+        is_excused = key in foreign or (key in unsettled and recorded[key][-1])
+        assert is_excused, f"the journal has {key}, and the disk has not"
     aside = {path.read_bytes() for path in (state / "quarantine").rglob("*") if path.is_file()} if foreign else set()
     for key, contents in foreign.items():
-        kept = aside | ({files[key].read_bytes()} if key in files else set())
-        assert kept.issuperset(contents), f"what somebody put at {key} is lost"
+        assert (aside | {kept.get(key)}).issuperset(contents), f"what somebody put at {key} is lost"
     if not killed and not power_lost:
         assert list((state / "staged").iterdir()) == [], "a staged file is left"
         left = {path.name for path in state.iterdir()}
         assert left <= {"journal.sqlite", "staged", "quarantine"}, f"{left} is left in the state folder"
-    return set(recorded) if power_lost else set(files)
+    return set(recorded) if power_lost else present
+
+
+def _check_mode(path: Path, mode: int) -> None:
+    assert not stat.S_ISLNK(mode), f"{path} is a link"
+    assert stat.S_IMODE(mode) == (0o700 if stat.S_ISDIR(mode) else 0o600), f"{path} has mode {mode:o}"
 
 
 def unsettled(dest: Path, bucket_objects: Objects, *, power_lost: bool = False) -> set[str]:
@@ -172,10 +184,9 @@ def unsettled(dest: Path, bucket_objects: Objects, *, power_lost: bool = False) 
         bucket_objects: Every object there ever was.
         power_lost: So are those that are recorded as not flushed.
     """
-    files = files_of(dest)
     rows = _rows(dest) if Journal.path(dest).exists() else {}
     found = {key for key, row in rows.items() if power_lost and row[-1]}
-    for key, path in files.items():
+    for key, path in files_of(dest).items():
         content, modified_ns = path.read_bytes(), path.stat().st_mtime_ns
         found.update({key} if key in rows and rows[key][::2][:2] != (len(content), modified_ns) else ())
         if not any(
@@ -190,13 +201,18 @@ def _versions(bucket_objects: Objects, key: str) -> Collection[Version]:
     return [Version(known)] if isinstance(known, bytes) else known
 
 
-def _walk(dest: Path) -> Iterator[Path]:
-    for path in sorted(dest.iterdir()):
-        if path.name == STATE_FOLDER:
+def _key(dest: Path, path: Path) -> str:
+    return f"{GROUP}/{str(path)[len(str(dest)) + 1 :]}"
+
+
+def _walk(dest: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Yield everything below a destination in order, outside its state folder, as it is itself: links are not followed."""
+    for entry in sorted(os.scandir(dest), key=lambda entry: entry.name):
+        if entry.name == STATE_FOLDER:
             continue
-        yield path
-        if path.is_dir() and not path.is_symlink():
-            yield from _walk(path)
+        yield Path(entry.path), entry.stat(follow_symlinks=False)
+        if entry.is_dir(follow_symlinks=False):
+            yield from _walk(Path(entry.path))
 
 
 @dataclass(frozen=True, slots=True)

@@ -151,7 +151,8 @@ class History(Mapping[str, list[Version]]):
         return [self.bucket.version(key, number) for number in range(newest if self.latest else 0, newest + 1)]
 
     def __contains__(self, key: object) -> bool:
-        return self.bucket.body(str(key)) is not None
+        at = bisect_left(self.bucket.keys, str(key))
+        return self.bucket.keys[at : at + 1] == [key]
 
     def __iter__(self) -> Iterator[str]:
         return iter(list(self.bucket.keys))
