@@ -95,7 +95,7 @@ def data_without_names(step: Step) -> Fate:
     return Fate.DROPPED if step.kind in {"enter", "leave", "move"} else Fate.KEPT
 
 
-def by_chance(seed: int) -> Chooser:
+def by_chance(seed: int | str) -> Chooser:
     """Let chance decide about each step by itself."""
     chance = random.Random(seed)
 

@@ -30,14 +30,9 @@ from .virtual import World
 
 __all__ = ["ward"]
 EVERY = 1 if os.environ.get("TESTS_LONG") else 37
-CHOOSERS: dict[str, Chooser] = {
-    "all kept": all_kept,
-    "all dropped": all_dropped,
-    "names without data": names_without_data,
-    "names with zeros": names_with_zeros,
-    "data without names": data_without_names,
-    **{f"chance {seed}": by_chance(seed) for seed in range(3)},
-}
+CHOOSERS = (all_kept, all_dropped, names_without_data, names_with_zeros, data_without_names)
+CHANCES = 3
+"""How often chance chooses, at each moment."""
 WAYS = pytest.mark.parametrize(
     ("durability", "whole"),
     [(Durability.BATCH, True), (Durability.BATCH, False), (Durability.FILE, True), (Durability.NONE, True)],
@@ -47,9 +42,12 @@ WAYS = pytest.mark.parametrize(
 
 def losses(recording: Recording, *, after: int = 0) -> Iterator[tuple[int, Chooser]]:
     """Yield every moment with every kind of disk, or every so many of these."""
-    all_of_them = [(moment, name) for moment in recording.moments()[after:] for name in CHOOSERS]
-    for moment, name in all_of_them[random.Random(after).randrange(EVERY) :: EVERY]:
-        yield moment, CHOOSERS[name]
+    all_of_them = [
+        (moment, choose)
+        for moment in recording.moments()[after:]
+        for choose in (*CHOOSERS, *(by_chance(f"{moment} {number}") for number in range(CHANCES)))
+    ]
+    yield from all_of_them[random.Random(after).randrange(EVERY) :: EVERY]
 
 
 def check_losses(world: World, recording: Recording, durability: Durability, *, after: int = 0) -> None:
