@@ -18,10 +18,11 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import suppress
+from math import inf
 from pathlib import Path
 
 from nccid_fetch.errors import (
-    AccessError,
+    CredentialsError,
     ListingDeniedError,
     ListingError,
     NccidFetchError,
@@ -32,9 +33,9 @@ from nccid_fetch.errors import (
     TransientError,
     UnreachableError,
 )
-from nccid_fetch.events import Committed, Event, Failed, PagePlanned
+from nccid_fetch.events import Committed, Event, Failed, PagePlanned, PartsKnown
 from nccid_fetch.model import Chunk, RemoteObject
-from nccid_fetch.settings import Durability
+from nccid_fetch.settings import RETRY_FOR_SECONDS, Durability
 
 from .faulty_disk import Died, Fault, FaultyDisk, calling, dying, dying_after, failing, short
 from .oracle import GROUP, Run, check_tree, files_of, records, unsettled
@@ -42,7 +43,6 @@ from .power import Recording, all_dropped, by_chance, data_without_names, names_
 from .virtual import Stored, VirtualBucket, Weather, World
 
 PARTS = ("ct", "data", "xray-metadata")
-HOUR = 3600.0
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EMFILE)
 HOSTILE = (
     "../escape",
@@ -74,22 +74,36 @@ class Gale(Weather):
 
     Args:
         chance: Decides.
-        bucket: What it is about.
-        loop_seconds: The time.
+        night: What it is about.
+
+    Attributes:
+        force: How many of the requests meet with a fault of their own.
+        gone: From when to when the endpoint cannot be reached.
+        expired: From when to when there are no credentials that are good.
+        first_met: When each of these was met first, if it was.
     """
 
     def __init__(self, chance: random.Random, night: "Night") -> None:
         self._chance = chance
         self._night = night
-        self._force = chance.choice([0.0, 0.02, 0.1, 0.3])
-        began = night.world.seconds
-        self._gone_from = began + chance.uniform(0, 30) if chance.random() < 0.15 else None
-        self._expired_from = began + chance.uniform(0, 30) if chance.random() < 0.1 else None
+        self.force = chance.choice([0.0, 0.02, 0.1, 0.3])
+        self.gone = self._while(0.25)
+        self.expired = self._while(0.25)
+        self.has_none = chance.random() < 0.3
+        self.are_wrong = chance.random() < 0.2
+        self.first_met: dict[str, float] = {}
+        self._is_renewed = False
+
+    def _while(self, share: float) -> tuple[float, float]:
+        chance = self._chance
+        if chance.random() >= share:
+            return inf, inf
+        begins = self._night.world.seconds + chance.choice([0.0, *[chance.uniform(0, 5)] * 9])
+        return begins, begins + chance.choice([5.0, 60.0, 600.0, 3600.0])
 
     async def listing(self, prefix: str) -> None:
-        self._night.stir()
-        self._begin()
-        if self._chance.random() < self._force:
+        await self._begin()
+        if self._chance.random() < self.force:
             raise self._chance.choice(
                 [
                     TransientError("500"),
@@ -100,10 +114,15 @@ class Gale(Weather):
                 ]
             )
 
+    async def head(self, key: str) -> None:
+        try:
+            await self.get(key)
+        except CredentialsError as error:  # To a HEAD, S3 has no word on why.
+            raise ObjectError(Reason.DENIED, "400") from error
+
     async def get(self, key: str) -> None:
-        self._night.stir()
-        self._begin()
-        if self._chance.random() >= self._force:
+        await self._begin()
+        if self._chance.random() >= self.force:
             return
         if self._chance.random() < 0.2:
             await asyncio.sleep(30)  # A stall: nothing comes, until somebody gives up.
@@ -118,7 +137,7 @@ class Gale(Weather):
         )
 
     def body(self, key: str, chunks: list[bytes]) -> Iterator[Chunk | NccidFetchError]:
-        if self._chance.random() >= self._force or not chunks:
+        if self._chance.random() >= self.force or not chunks:
             yield from chunks
             return
         kinds = ["cut", "ends", "long", "error", "wrong"]
@@ -144,12 +163,44 @@ class Gale(Weather):
             case _:
                 yield ShortBodyError("a body of another length")
 
-    def _begin(self) -> None:
-        now = asyncio.get_running_loop().time()
-        if self._gone_from is not None and self._gone_from <= now < self._gone_from + HOUR:
+    def renew(self) -> bool:
+        now = self._now()
+        if not self.expired[0] <= now < self.expired[1]:
+            had, self._is_renewed = self._is_renewed, now >= self.expired[1]
+            return self._is_renewed and not had
+        if self.has_none:
+            raise CredentialsError("there are none")
+        return False
+
+    async def _begin(self) -> None:
+        """Let a request be on its way for a while, and meet what all requests meet."""
+        self._night.stir()
+        await asyncio.sleep(self._chance.uniform(0, 0.1))
+        now = self._now()
+        if self.gone[0] <= now < self.gone[1]:
+            self.first_met.setdefault("gone", now)
             raise UnreachableError("the network is gone")
-        if self._expired_from is not None and now >= self._expired_from:
-            raise AccessError("the credentials have expired")
+        if now >= self.expired[0] and not self._is_renewed:
+            self.first_met.setdefault("expired", now)
+            raise CredentialsError("the credentials have expired", are_wrong=self.are_wrong)
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def codes(self, run: Run) -> set[int]:
+        """Return how a run may have ended in this weather, if nothing else was wrong."""
+        if self.force:
+            return {0, 1, 4, 5}
+        codes = {0, 1}
+        waited_for = any(isinstance(event, PartsKnown) for event in run.events)
+        # From one straight into the other, the run is held without an end between them.
+        too_long = len(self.first_met) == 2
+        for name, (begins, ends), code in (("gone", self.gone, 5), ("expired", self.expired, 4)):
+            if name in self.first_met and (
+                too_long or not waited_for or ends - begins >= RETRY_FOR_SECONDS or (code == 4 and self.are_wrong)
+            ):
+                codes.add(code)
+        return codes
 
 
 class Night:
@@ -194,7 +245,7 @@ class Night:
 
     def _one_run(self) -> None:
         chance, world = self.chance, self.world
-        self.bucket.weather = Gale(chance, self)
+        self.bucket.weather = gale = Gale(chance, self)
         self._unrest = chance.choice([0.0, 0.0, 0.02, 0.2])
         loses_power = chance.random() < 0.25
         if self._recording is None:
@@ -232,6 +283,8 @@ class Night:
         how = f"{durability}{'' if disk.is_whole else ' without syncfs'}"
         self.told.append(f"a run ({how}) over {len(listed)} objects, {what} struck, ended with {run and run.exit_code}")
         self._check(run, disk, listed)
+        if run is not None:
+            self._check_code(run, disk, gale)
         if loses_power:
             moment = len(self._recording.steps)
             choose = chance.choice(
@@ -274,7 +327,6 @@ class Night:
         self.unsettled = still | unsettled(self.dest, self.bucket.ever)
         if run is None:
             return
-        assert run.exit_code in {0, 1, 4, 5, 9}, run.error
         recorded = records(self.dest)
         outcomes = [outcome for event in run.events if isinstance(event, Committed) for outcome in event.outcomes]
         for outcome in outcomes:
@@ -284,6 +336,16 @@ class Night:
             assert {key: remote.etag for key, remote in listed.items()} == {key: recorded[key][1] for key in listed}, (
                 "a run that ended with 0 left something out"
             )
+
+    def _check_code(self, run: Run, disk: FaultyDisk, gale: Gale) -> None:
+        """Check that a run ended as it may: what all requests meet is waited for, so long and no longer, at no object's cost."""
+        assert run.exit_code in gale.codes(run) | ({9} if disk.struck else set()), run.error
+        if gale.force:
+            return
+        assert not {"retries_exhausted", "denied"}.intersection(run.reasons.values()), "an object paid for the weather"
+        if gale.first_met:
+            waited = self.world.seconds - max(gale.first_met.values())
+            assert run.exit_code not in {4, 5} or waited < RETRY_FOR_SECONDS + 60, "it was waited for too long"
 
     def _honest_end(self) -> None:
         self.bucket.weather, self._unrest = Weather(), 0.0

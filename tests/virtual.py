@@ -1,6 +1,6 @@
 """A run of the real thing in a world of its own: a bucket in memory, a clock that nobody waits for, one thread.
 
-`nccid_fetch.operations.fetch` runs whole, with its listing, planning, workers, committer and journal. What is
+`nccid_fetch.operations.fetch` runs whole, with its listing, planning, workers, committer, journal and governor. What is
 replaced is the network, by a bucket that answers at once or fails as its weather says; the threads of the disk, by doing
 the work where it is asked for; and the loop's time, which jumps to whatever is due next. So a run takes milliseconds, and
 the same seed gives the same run, call by call.
@@ -9,8 +9,8 @@ the same seed gives the same run, call by call.
 import asyncio
 import random
 import selectors
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -27,9 +27,10 @@ from nccid_fetch.errors import (
     ObjectError,
     Reason,
     RefusedError,
-    TransientError,
+    ThrottledError,
 )
 from nccid_fetch.events import Report
+from nccid_fetch.governor import Governor
 from nccid_fetch.model import Chunk, ETag, RemoteObject
 from nccid_fetch.store.pages import Page
 from nccid_fetch.store.protocol import Facts
@@ -49,20 +50,27 @@ BATCH_OBJECTS = 6
 QUEUE_OBJECTS = 16
 RESERVE_BYTES = 4 << 10
 """The sizes of the real world, made small."""
+STEPS_MAX = 200_000
+"""So many turns of the loop at one and the same moment are no work any more."""
 
 
 class StuckError(AssertionError):
-    """Everybody waits, and nothing is left that could happen."""
+    """Everybody waits, and nothing is left that could happen; or somebody tries again for ever, without a pause."""
 
 
 class _Skipping(selectors.DefaultSelector):
     """Waits for nothing: time jumps to what is due next."""
 
     now = 0.0
+    steps = 0
 
     def select(self, timeout: float | None = None) -> list[Any]:
         if timeout is None:
             raise StuckError("the run waits for something that will not come")
+        self.steps = 0 if timeout > 0 else self.steps + 1
+        if self.steps > STEPS_MAX:
+            self.steps = 0
+            raise StuckError("the run goes round and round, and no time passes")
         self.now += max(timeout, 0.0)
         return []
 
@@ -147,11 +155,27 @@ class Weather:
         """
 
     async def get(self, key: str) -> None:
-        """Let an object, or its headers, be asked for.
+        """Let an object be asked for.
 
         Raises:
             NccidFetchError: It does not come.
         """
+
+    async def head(self, key: str) -> None:
+        """Let an object's headers be asked for.
+
+        Raises:
+            NccidFetchError: They do not come.
+        """
+        await self.get(key)
+
+    def renew(self) -> bool:
+        """Read the credentials anew, and say whether they are others.
+
+        Raises:
+            CredentialsError: There are none.
+        """
+        return False
 
     def body(self, key: str, chunks: list[bytes]) -> Iterator[Chunk | NccidFetchError]:
         """Return a body's chunks as they come, and the error that ends them, if one does."""
@@ -206,11 +230,28 @@ class VirtualBucket:
         return stored
 
 
+class VirtualSession:
+    """Stands in for `store.session.Session`."""
+
+    def __init__(self, bucket: VirtualBucket, governor: Governor) -> None:
+        self.bucket = bucket
+        self.governor = governor
+        self.endpoint = bucket.endpoint_url
+
+    def request(self) -> AbstractAsyncContextManager[None]:
+        return self.governor.request(self._renew)
+
+    async def _renew(self) -> bool:
+        await asyncio.sleep(0)
+        return self.bucket.weather.renew()
+
+
 class VirtualLister:
     """Stands in for `store.pages.Lister`."""
 
-    def __init__(self, bucket: VirtualBucket) -> None:
-        self._bucket = bucket
+    def __init__(self, session: VirtualSession) -> None:
+        self._session = session
+        self._bucket = session.bucket
 
     async def page(
         self,
@@ -221,9 +262,10 @@ class VirtualLister:
         delimiter: str | None = None,
         max_keys: int = 1000,
     ) -> Page:
-        await asyncio.sleep(0)
         bucket = self._bucket
-        await bucket.weather.listing(prefix)
+        async with self._session.request():
+            await asyncio.sleep(0)
+            await bucket.weather.listing(prefix)
         after, limit = token or start_after or "", min(max_keys, bucket.page_keys)
         objects: list[RemoteObject] = []
         prefixes: list[str] = []
@@ -247,8 +289,9 @@ class VirtualLister:
 class VirtualReader:
     """Stands in for a reader: the reference reader, or the fast one, which has no words for a refusal."""
 
-    def __init__(self, bucket: VirtualBucket, *, fast: bool) -> None:
-        self._bucket = bucket
+    def __init__(self, session: VirtualSession, *, fast: bool) -> None:
+        self._session = session
+        self._bucket = session.bucket
         self._fast = fast
         self.honours_ranges = fast
 
@@ -257,17 +300,8 @@ class VirtualReader:
 
     @asynccontextmanager
     async def get(self, remote: RemoteObject, start: int = 0, stop: int | None = None) -> AsyncIterator[Any]:
-        await asyncio.sleep(0)
         bucket = self._bucket
-        try:
-            await bucket.weather.get(remote.key)
-            stored = bucket.stored(remote)
-        except TransientError:
-            raise
-        except NccidFetchError as error:
-            if self._fast:
-                raise RefusedError("no") from error
-            raise
+        stored = await (self._ask_fast(remote) if self._fast else self._ask(remote, bucket.weather.get))
         bucket.gets.append(remote.key)
         wanted = stored.body[start : len(stored.body) if stop is None else stop]
         step = CHUNK_BYTES if len(wanted) > WHOLE_BYTES_MAX else WHOLE_BYTES_MAX
@@ -285,14 +319,36 @@ class VirtualReader:
         )
 
     async def facts(self, remote: RemoteObject) -> Facts:
-        await asyncio.sleep(0)
-        await self._bucket.weather.get(remote.key)
-        return _facts(self._bucket.stored(remote))
+        return _facts(await self._ask(remote, self._bucket.weather.head))
 
     async def part_sizes(self, remote: RemoteObject, *, each: bool = False) -> list[int] | None:
+        return list((await self._ask(remote, self._bucket.weather.head)).part_sizes) or None
+
+    async def _ask(self, remote: RemoteObject, weather: Callable[[str], Awaitable[None]]) -> Stored:
+        """Ask as the reference reader does."""
+        async with self._session.request():
+            await asyncio.sleep(0)
+            await weather(remote.key)
+            return self._bucket.stored(remote)
+
+    async def _ask_fast(self, remote: RemoteObject) -> Stored:
+        """Ask as the fast reader does: not while the run is held, and what it takes for itself is told to the governor."""
+        governor = self._session.governor
+        if governor.is_held:
+            raise RefusedError("the run is held")
         await asyncio.sleep(0)
-        await self._bucket.weather.get(remote.key)
-        return list(self._bucket.stored(remote).part_sizes) or None
+        try:
+            await self._bucket.weather.get(remote.key)
+            stored = self._bucket.stored(remote)
+        except ThrottledError as error:
+            governor.slowed(error)
+            raise
+        except NccidFetchError as error:
+            if isinstance(error, ObjectError) and error.reason is Reason.CHANGED:
+                raise
+            raise RefusedError("no") from error
+        governor.answers += 1
+        return stored
 
 
 def _facts(stored: Stored) -> Facts:
@@ -349,8 +405,8 @@ class World:
         bucket = self.bucket
 
         @asynccontextmanager
-        async def open_session(*_: Any, **__: Any) -> AsyncIterator[Any]:
-            yield SimpleNamespace(endpoint=bucket.endpoint_url)
+        async def open_session(*_: Any, governor: Governor, **__: Any) -> AsyncIterator[VirtualSession]:
+            yield VirtualSession(bucket, governor)
 
         began = datetime(2026, 1, 1, tzinfo=UTC)
         world = self
@@ -363,9 +419,9 @@ class World:
         with pytest.MonkeyPatch.context() as patch:
             for name, stand_in in {
                 "operations.open_session": open_session,
-                "operations.Lister": lambda _: VirtualLister(bucket),
-                "operations.ReferenceReader": lambda _: VirtualReader(bucket, fast=False),
-                "operations._reader": lambda *_: VirtualReader(bucket, fast=True),
+                "operations.Lister": VirtualLister,
+                "operations.ReferenceReader": lambda session: VirtualReader(session, fast=False),
+                "operations._reader": lambda session, *_: VirtualReader(session, fast=True),
                 "operations.Disk": InlineDisk,
                 "operations.boot_id": lambda: f"boot {world.boots}",
                 "reserve.RESERVE_BYTES": RESERVE_BYTES,
