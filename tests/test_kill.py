@@ -4,15 +4,19 @@ Moments are counted in GETs that the server has seen, so that the same ones come
 in small batches, so that a kill finds files in every state: staged, verified, named, recorded.
 """
 
+import asyncio
 import os
 import random
 import shutil
 import signal
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from nccid_fetch.cli.runner import run
 
 from .catalogue import fault
 from .kill import OBJECTS, Lives, stock
@@ -101,7 +105,7 @@ def test_a_signal_ends_a_run_in_time_whatever_hangs(s3: ScriptedS3, tmp_path: Pa
     dest, pipe = tmp_path / "dest", tmp_path / "pipe"
     os.mkfifo(pipe)
     child = Child(s3, dest, fate=f"{step}:{pipe}")
-    with pipe.open("wb"):  # Open as soon as the step is reached, and it hangs for as long as this is.
+    with hanging(child, pipe):
         child.signal(signal.SIGTERM)
         code, summary, said = child.said()
     assert code == summary["exit_code"] == 143
@@ -117,7 +121,7 @@ def test_a_file_that_is_being_hashed_holds_no_signal_up(s3: ScriptedS3, tmp_path
     shutil.rmtree(dest / ".nccid-fetch")
     os.mkfifo(pipe)
     child = Child(s3, dest, fate=f"hash:3:{pipe}")
-    with pipe.open("wb"):
+    with hanging(child, pipe):
         child.signal(signal.SIGHUP)
         assert child.end()[0] == 129
     check_tree(dest, snapshot(s3), killed=True)
@@ -128,7 +132,7 @@ def test_a_second_signal_ends_the_process_at_once(s3: ScriptedS3, tmp_path: Path
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     child = Child(s3, tmp_path / "dest", fate=f"publish:1:{pipe}")
-    with pipe.open("wb"):
+    with hanging(child, pipe):
         child.signal(signal.SIGINT)
         child.signal(signal.SIGTERM)
         assert child.said() == (143, {}, "")
@@ -136,11 +140,29 @@ def test_a_second_signal_ends_the_process_at_once(s3: ScriptedS3, tmp_path: Path
 
 
 @fault(86)
+def test_every_signal_is_delivered_to_the_main_thread() -> None:
+    """The system takes another thread where one waits for the main thread already; and that would not wake it."""
+    masks: list[set[int]] = []
+
+    def look() -> None:
+        masks.append(set(signal.pthread_sigmask(signal.SIG_BLOCK, ())))
+
+    async def main() -> None:
+        look()
+        await asyncio.to_thread(look)
+
+    run(main())
+    assert all(mask >= {signal.SIGINT, signal.SIGTERM, signal.SIGHUP} for mask in masks)
+    assert len(masks) == 2
+    assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+@fault(86)
 def test_a_signal_before_there_is_a_run_ends_the_process_at_once(s3: ScriptedS3, tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     child = Child(s3, tmp_path / "dest", fate=f"options:1:{pipe}")
-    with pipe.open("wb"):
+    with hanging(child, pipe):
         child.signal(signal.SIGTERM)
         assert child.said() == (143, {}, "")
     assert s3.requests == []
@@ -172,6 +194,26 @@ def test_with_few_open_files_fewer_objects_are_in_flight_and_all_arrive(
     assert (code, summary["fetched"]["objects"]) == (0, OBJECTS)
     assert "--concurrency 64 needs more open files than the 64 that are allowed here (ulimit -n): 5 objects" in said
     assert check_tree(dest, snapshot(s3)) == set(snapshot(s3))
+
+
+@contextmanager
+def hanging(child: Child, pipe: Path) -> Iterator[None]:
+    """Wait until a child has reached the step that it hangs in for as long as the block lasts; see `victim`.
+
+    One that ends before is not waited for, and none is left behind.
+    """
+
+    def give_way() -> None:
+        child.process.wait()
+        os.close(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK))
+
+    threading.Thread(target=give_way, daemon=True).start()
+    try:
+        with pipe.open("wb"):  # Open as soon as somebody reads from it.
+            assert child.process.poll() is None, child.said()
+            yield
+    finally:
+        child.process.kill()
 
 
 def with_honest_server(s3: ScriptedS3) -> None:

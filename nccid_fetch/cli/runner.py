@@ -24,7 +24,7 @@ from nccid_fetch.errors import RunError
 
 from . import strays
 from .output import note, print_error
-from .signals import end_at_once, going_to
+from .signals import end_at_once, going_to, leave_to_main_thread
 
 GRACE_SECONDS = 5.0
 """How long a run may take to end in order. What sends SIGTERM sends SIGKILL soon after."""
@@ -97,6 +97,7 @@ class _RunThread(threading.Thread):
 
     def run(self) -> None:
         """Run it to its end."""
+        leave_to_main_thread()
         try:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 runner.run(self._run())

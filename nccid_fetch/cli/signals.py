@@ -19,6 +19,14 @@ def end_at_once(number: int) -> NoReturn:
     os._exit(128 + number)
 
 
+def leave_to_main_thread() -> None:
+    """Have no signal delivered to this thread, nor to those that it starts.
+
+    Where one waits for the main thread already, the system hands the next to any other, and that does not wake the main thread.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+
+
 @contextmanager
 def going_to(hear: Callable[[int], object]) -> Iterator[None]:
     """Let the signals that end a process go to a function instead, while the block lasts.
