@@ -26,7 +26,7 @@ from nccid_fetch.errors import (
     TransientError,
     UnreachableError,
 )
-from nccid_fetch.events import Event, ListingRetrying
+from nccid_fetch.events import Event, ListingRetrying, Report
 from nccid_fetch.governor import Governor
 from nccid_fetch.listing import EMPTY_PAGES_MAX, FIRST_THROTTLED_SECONDS_MAX, Listing, survey
 from nccid_fetch.model import ETag, PartState, RemoteObject
@@ -105,13 +105,17 @@ class Sleeper:
 
 @asynccontextmanager
 async def listing_of(
-    endpoint_url: str, time: Sleeper | None = None, *, stall_seconds: float = 30.0
+    endpoint_url: str,
+    time: Sleeper | None = None,
+    *,
+    stall_seconds: float = 30.0,
+    report: Report = lambda _: None,
 ) -> AsyncIterator[Listing]:
     time = time or Sleeper()
     governor = Governor(time.clock)
     source = Source(endpoint_url=endpoint_url)
     async with open_session(source, connections=4, stall_seconds=stall_seconds, governor=governor) as session:
-        yield Listing(SmallPages(session), 3, clock=time.clock)
+        yield Listing(SmallPages(session), 3, report, time.clock)
 
 
 def listed(s3: ScriptedS3, prefix: str = PREFIX, time: Sleeper | None = None, stall_seconds: float = 30.0) -> list[str]:
@@ -919,8 +923,7 @@ def test_pages_that_have_to_be_asked_for_again_are_reported() -> None:
         s3.script("list", Status(500, "InternalError"))
 
         async def scenario() -> None:
-            async with open_session(Source(endpoint_url=s3.endpoint_url), connections=4, stall_seconds=5) as session:
-                listing = Listing(Lister(session), 3, told.append, time.clock)
+            async with listing_of(s3.endpoint_url, time, report=told.append) as listing:
                 assert [page async for page in listing.pages("training/data/")]
 
         run(scenario())
@@ -936,8 +939,7 @@ def test_a_run_that_has_not_begun_is_not_told_to_slow_down_for_long() -> None:
         s3.script("list", Status(503, "SlowDown"), count=None)
 
         async def scenario() -> None:
-            async with open_session(Source(endpoint_url=s3.endpoint_url), connections=4, stall_seconds=5) as session:
-                listing = Listing(Lister(session), 3, clock=time.clock)
+            async with listing_of(s3.endpoint_url, time) as listing:
                 await listing.first("training/")
 
         with pytest.raises(EndpointError, match="asks to slow down"):
