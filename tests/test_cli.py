@@ -155,7 +155,8 @@ def nothing_granted(s3: ScriptedS3) -> None:
         (["all", "--attempts", "0"], "--attempts"),
         (["all", "--stall", "soon"], "--stall"),
         (["all", "--stall", "0s"], "--stall"),
-        (["ls", "--retry-for", "soon"], "--retry-for"),
+        (["plan", "--retry-for", "soon"], "--retry-for"),
+        (["all", "--retry-for", "-1s"], "--retry-for"),
         (["all", "--verify", "sha1"], "--verify"),
         (["all", "--existing", "eat"], "--existing"),
         (["all", "--transport", "pigeon"], "--transport"),
@@ -881,12 +882,15 @@ def test_a_signal_ends_a_run_with_its_code_and_a_summary(
     assert ended.errors == [f"error: stopped by {number.name}; what was verified is in place"]
 
 
-def test_a_plan_gets_its_name_only_when_it_is_whole(cli: Cli, s3: ScriptedS3, tmp_path: Path) -> None:
+def test_a_plan_gets_its_name_only_when_it_is_whole(
+    cli: Cli, s3: ScriptedS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Half a plan would be carried out as a whole one, and an old one is worth more than the beginning of a new one."""
     s3.put("training/ct/Covid0000/a", b"a")
     file = tmp_path / "plan.jsonl"
     file.write_text("an older plan")
     assert cli("plan", "ct", "--dest", tmp_path / "dest", "--output", file, "--profile", "nobody").code == 2
+    monkeypatch.setattr("nccid_fetch.operations.LISTING_ATTEMPTS", 1)
     s3.script("list", Page(b"<html/>"), key="training/ct/")
     assert cli("plan", "ct", "--dest", tmp_path / "dest", "--output", file).code == 5
     assert file.read_text() == "an older plan"

@@ -19,6 +19,7 @@ import nccid_fetch
 from nccid_fetch import errors, warehouse
 from nccid_fetch.errors import (
     AccessError,
+    CredentialsError,
     EndpointError,
     ListingDeniedError,
     ListingError,
@@ -321,11 +322,38 @@ def test_a_body_that_breaks_off_is_transient(s3: ScriptedS3, make: Make, trouble
 
 
 @both
-@pytest.mark.parametrize("trouble", [Status(500, "InternalError"), Status(503, "SlowDown")], ids=["500", "503"])
+@pytest.mark.parametrize(
+    "trouble",
+    [Status(500, "InternalError"), Status(503, "ServiceUnavailable"), Body(b"<html/>", status=503)],
+    ids=["500", "503", "503 of a proxy"],
+)
 def test_a_server_that_has_trouble_is_transient(s3: ScriptedS3, make: Make, trouble: Action) -> None:
     s3.script("get", trouble)
-    with pytest.raises(NO[make]):
+    with pytest.raises(NO[make]) as caught:
         got(make, s3)
+    assert not isinstance(caught.value, ThrottledError)
+
+
+@fault(13)
+@both
+@pytest.mark.parametrize(
+    ("trouble", "seconds"),
+    [
+        (Status(503, "SlowDown"), None),
+        (Status(429, "TooManyRequests"), None),
+        (Status(503, "ServiceUnavailable", headers={"Retry-After": "7"}), 7.0),
+    ],
+    ids=["SlowDown", "429", "Retry-After"],
+)
+def test_each_reader_hears_a_word_to_slow_down_itself(
+    s3: ScriptedS3, make: Make, trouble: Action, seconds: float | None
+) -> None:
+    """To ask the other one what it means would be no way to heed it."""
+    s3.script("get", trouble)
+    with pytest.raises(ThrottledError) as caught:
+        got(make, s3)
+    assert caught.value.retry_after_seconds == seconds
+    assert s3.gets() == 1
 
 
 @both
@@ -930,8 +958,11 @@ def test_a_directory_bucket_is_refused_before_anything_is_asked() -> None:
 
 
 def word(error: NccidFetchError) -> str:
-    """What kind of error it is, and of an object's, the reason."""
-    return error.reason.value if isinstance(error, ObjectError) else type(error).__name__.removesuffix("Error")
+    """What kind of error it is: of an object's, the reason, and of credentials, whether waiting would be in vain."""
+    if isinstance(error, ObjectError):
+        return error.reason.value
+    wrong = "Wrong" if isinstance(error, CredentialsError) and error.are_wrong else ""
+    return wrong + type(error).__name__.removesuffix("Error")
 
 
 ANSWERS: list[tuple[int, str, dict[str, str], str, str]] = [
@@ -943,16 +974,16 @@ ANSWERS: list[tuple[int, str, dict[str, str], str, str]] = [
     (403, "AccessDenied", {}, "denied", "ListingDenied"),
     (403, "", {}, "denied", "ListingDenied"),
     (403, "InvalidObjectState", {}, "archived", "ListingDenied"),
-    (400, "ExpiredToken", {}, "Access", "Access"),
-    (403, "ExpiredTokenException", {}, "Access", "Access"),
-    (400, "TokenRefreshRequired", {}, "Access", "Access"),
-    (400, "InvalidToken", {}, "Access", "Access"),
-    (403, "InvalidAccessKeyId", {}, "Access", "Access"),
-    (403, "InvalidClientTokenId", {}, "Access", "Access"),
-    (403, "UnrecognizedClientException", {}, "Access", "Access"),
-    (403, "SignatureDoesNotMatch", {}, "Access", "Access"),
+    (400, "ExpiredToken", {}, "Credentials", "Credentials"),
+    (403, "ExpiredTokenException", {}, "Credentials", "Credentials"),
+    (400, "TokenRefreshRequired", {}, "Credentials", "Credentials"),
+    (400, "InvalidToken", {}, "Credentials", "Credentials"),
+    (403, "InvalidAccessKeyId", {}, "WrongCredentials", "WrongCredentials"),
+    (403, "InvalidClientTokenId", {}, "WrongCredentials", "WrongCredentials"),
+    (403, "UnrecognizedClientException", {}, "WrongCredentials", "WrongCredentials"),
+    (403, "SignatureDoesNotMatch", {}, "WrongCredentials", "WrongCredentials"),
     (403, "RequestTimeTooSkewed", {}, "Access", "Access"),
-    (401, "", {}, "Access", "Access"),
+    (401, "", {}, "WrongCredentials", "WrongCredentials"),
     (301, "PermanentRedirect", {}, "RedirectRefused", "RedirectRefused"),
     (307, "TemporaryRedirect", {}, "RedirectRefused", "RedirectRefused"),
     (302, "", {}, "RedirectRefused", "RedirectRefused"),
