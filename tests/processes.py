@@ -79,13 +79,17 @@ class Child:
         """Send it a signal."""
         os.kill(self.pid, number)
 
-    def end(self, timeout: float = 30.0) -> tuple[int, dict[str, Any]]:
+    def end(self, timeout: float = 60.0) -> tuple[int, dict[str, Any]]:
         """Wait for its end; return exit code and summary, which is empty where it was killed."""
         code, summary, _ = self.said(timeout)
         return code, summary
 
-    def said(self, timeout: float = 30.0) -> tuple[int, dict[str, Any], str]:
-        """Wait for its end; return exit code, summary and what it wrote to stderr."""
-        out, err = self.process.communicate(timeout=timeout)
+    def said(self, timeout: float = 60.0) -> tuple[int, dict[str, Any], str]:
+        """Wait for its end; return exit code, summary and what it wrote to stderr. One that does not end is killed."""
+        try:
+            out, err = self.process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
         assert "Traceback" not in err, err
         return self.process.returncode, json.loads(out) if out else {}, err

@@ -62,7 +62,7 @@ def test_a_second_process_is_told_that_another_one_holds_the_destination(s3: Scr
     begun, go_on = threading.Event(), threading.Event()
     s3.script("get", Do(begun.set, Hold(go_on)))
     first = Child(s3, dest)
-    assert begun.wait(20)
+    assert begun.wait(60)
     requests = len(s3.requests)
     assert Child(s3, dest).end()[0] == 75
     assert Child(s3, dest, "--dry-run").end()[0] == 75
@@ -82,7 +82,7 @@ def test_a_signal_ends_a_run_in_order_and_the_next_one_goes_on(
     s3.script("get", Do(reached.set, Hold(never)), after=60)
     s3.script("get", Hold(never), after=60, count=None)  # In-flight work that will not come to an end.
     child = Child(s3, dest)
-    assert reached.wait(20)
+    assert reached.wait(60)
     child.signal(number)
     try:
         code, summary = child.end()
@@ -174,7 +174,7 @@ def test_a_signal_ends_a_run_that_still_asks_what_there_is(s3: ScriptedS3, tmp_p
     s3.script("list", Do(asked.set, Hold(never)))
     s3.script("list", Hold(never), count=None)
     child = Child(s3, tmp_path / "dest")
-    assert asked.wait(20)
+    assert asked.wait(60)
     child.signal(signal.SIGINT)
     code, summary, said = child.said()
     never.set()
