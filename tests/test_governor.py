@@ -96,6 +96,7 @@ def test_what_one_request_learns_holds_all_and_one_at_a_time_asks_whether_it_is_
     first_wave = 10  # These were on their way when the first of them came back.
     assert [event.reason for event in world.holds()] == [wait]
     assert world.events[-1] == Released(wait, world.night.now)
+    assert (world.renewed > 0) is (wait is Wait.CREDENTIALS)
     assert len(world.sent) == 2 * first_wave
 
     later = World([error, error, error, error], night=Night())
@@ -129,6 +130,22 @@ def test_pauses_grow_to_a_cap_and_end_with_the_time_there_is() -> None:
     assert pauses[1:-1] == sorted(pauses[1:-1])
     assert max(pauses) == 15.0
     assert len(pauses) < 300
+
+
+@fault(9)
+def test_a_run_that_is_held_again_is_held_as_if_for_the_first_time() -> None:
+    """With short pauses to begin with, and all the time there is."""
+    world = World()
+
+    async def scenario() -> None:
+        for _ in range(2):
+            world.meets = [GONE] * 60
+            await world.insist()
+
+    run(scenario())
+    pauses = [event.pause_seconds for event in world.holds()]
+    assert pauses[:60] == pauses[60:]
+    assert sum(pauses) > 900.0
 
 
 @pytest.mark.parametrize(("error", "kind"), [(GONE, EndpointError), (EXPIRED, AccessError)])
@@ -202,8 +219,9 @@ def test_a_word_to_slow_down_holds_nobody_unless_it_says_for_how_long() -> None:
 
 
 @fault(13)
-def test_nobody_comes_back_before_the_time_that_was_asked_for_even_if_a_later_one_was_asked_for_later() -> None:
-    world = World([ThrottledError("busy", 7.0), ThrottledError("busy", 30.0)])
+@pytest.mark.parametrize("asked", [(7.0, 30.0), (30.0, 7.0)])
+def test_of_several_times_that_were_asked_for_nobody_comes_back_before_the_latest(asked: tuple[float, float]) -> None:
+    world = World([ThrottledError("busy", seconds) for seconds in asked])
     assert run(all_of(world, 3)) == [None] * 3
     assert [second for second in world.sent if 0 < second < 30] == []
 
