@@ -19,6 +19,7 @@ from nccid_fetch.errors import (
 )
 from nccid_fetch.events import Event, Held, Released, Wait
 from nccid_fetch.governor import HOLDS, Governor
+from nccid_fetch.retry import RETRY_AFTER_SECONDS_MAX
 
 from .catalogue import fault
 from .conftest import run
@@ -197,7 +198,7 @@ def test_what_was_signed_before_credentials_were_renewed_is_no_reason_to_renew_t
 def test_wrong_credentials_end_the_run_unless_there_are_others_now() -> None:
     same = World([WRONG] * 100, renewals=[False])
     ended = run(all_of(same, 8))
-    assert {type(error) for error in ended} == {AccessError}
+    assert {(type(error), str(error)) for error in ended} == {(AccessError, str(WRONG))}
     assert (len(same.sent), same.renewed) == (8, 1)
     assert same.night.now == 0
 
@@ -224,6 +225,32 @@ def test_of_several_times_that_were_asked_for_nobody_comes_back_before_the_lates
     world = World([ThrottledError("busy", seconds) for seconds in asked])
     assert run(all_of(world, 3)) == [None] * 3
     assert [second for second in world.sent if 0 < second < 30] == []
+
+
+@fault(13)
+def test_nobody_is_asked_to_stay_away_for_longer_than_is_reasonable() -> None:
+    world = World([ThrottledError("busy", 86_400.0)])
+    assert run(all_of(world, 1)) == [None]
+    assert world.night.now == RETRY_AFTER_SECONDS_MAX
+
+
+@fault(13)
+def test_who_asks_for_all_and_is_told_to_slow_down_leaves_it_to_the_next() -> None:
+    world = World([GONE, ThrottledError("busy")])
+    assert run(asyncio.wait_for(all_of(world, 1), 10)) == [None]
+    assert [event.reason for event in world.holds()] == [Wait.ENDPOINT, Wait.SLOWED]
+    assert not world.governor.is_held
+
+
+@pytest.mark.parametrize(
+    ("error", "trouble"), [(GONE, True), (ThrottledError("busy"), True), (ObjectError(Reason.DENIED, "no"), False)]
+)
+def test_a_run_remembers_that_it_was_in_trouble(error: NccidFetchError, trouble: bool) -> None:  # noqa: FBT001
+    """So that the fast reader is not given up for what any reader would have met."""
+    world = World([error])
+    with pytest.raises(type(error)):
+        run(world.ask())
+    assert world.governor.had_trouble is trouble
 
 
 @fault(13)
