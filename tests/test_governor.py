@@ -221,10 +221,20 @@ def test_a_word_to_slow_down_holds_nobody_unless_it_says_for_how_long() -> None:
 
 @fault(13)
 @pytest.mark.parametrize("asked", [(7.0, 30.0), (30.0, 7.0)])
-def test_of_several_times_that_were_asked_for_nobody_comes_back_before_the_latest(asked: tuple[float, float]) -> None:
+@pytest.mark.parametrize("somebody_waits", [True, False])
+def test_of_several_times_that_were_asked_for_nobody_comes_back_before_the_latest(
+    asked: tuple[float, float],
+    somebody_waits: bool,  # noqa: FBT001
+) -> None:
     world = World([ThrottledError("busy", seconds) for seconds in asked])
-    assert run(all_of(world, 3)) == [None] * 3
-    assert [second for second in world.sent if 0 < second < 30] == []
+
+    async def scenario() -> None:
+        ask = world.insist if somebody_waits else world.ask
+        await asyncio.gather(ask(), ask(), return_exceptions=True)
+        await world.insist()
+
+    run(scenario())
+    assert [second for second in world.sent if second] == [30.0] * (3 if somebody_waits else 1)
 
 
 @fault(13)
