@@ -1,8 +1,7 @@
 """The catalogue of faults: what can go wrong in a night, by number, and the tests that show what becomes of it.
 
 A test that is about a fault carries its number, so that `make test ARGS="-k F038"` runs what there is about expired
-credentials. `test_catalogue.py` sees to it that no number is without a test, or else without a reason that a user
-would accept. `make faults` prints all of it as a table.
+credentials. `test_catalogue.py` sees to it that no number is without a test. `make faults` prints all of it as a table.
 """
 
 import ast
@@ -148,11 +147,6 @@ TITLES = {
 }
 """Every fault by its number. Numbers are never given to another one."""
 
-SKIPPED: dict[int, str] = {
-    79: "Windows alone lets one program keep another from replacing a file, and it is not supported",
-}
-"""Faults that cannot be tested, and why."""
-
 
 def fault(*numbers: int) -> pytest.MarkDecorator:
     """Mark a test as being about faults of the catalogue: their numbers become part of its id.
@@ -188,22 +182,21 @@ def _marked(module: ast.Module) -> Iterator[tuple[str, list[int]]]:
                     yield node.name, [ast.literal_eval(number) for number in mark.args]
 
 
-def complaints(carried: Mapping[int, Sequence[str]], skipped: Mapping[int, str] = SKIPPED) -> list[str]:
-    """Return what is wrong with the catalogue: nothing, if every fault has either a test or a reason."""
+def complaints(carried: Mapping[int, Sequence[str]]) -> list[str]:
+    """Return what is wrong with the catalogue: nothing, if every fault has a test."""
     return [
-        *(f"F{n:03} has neither a test nor a reason: {TITLES[n]}" for n in TITLES if n not in {*carried, *skipped}),
-        *(f"F{n:03} has a test and a reason to have none: {carried[n][0]}" for n in sorted({*carried} & {*skipped})),
-        *(f"F{n:03} is no fault of the catalogue" for n in sorted({*carried, *skipped} - {*TITLES})),
+        *(f"F{number:03} has no test: {title}" for number, title in TITLES.items() if number not in carried),
+        *(f"F{number:03} is no fault of the catalogue" for number in sorted({*carried} - {*TITLES})),
     ]
 
 
 def table() -> str:
-    """Return the catalogue as a table in Markdown: number, title, and the tests or the reason to have none."""
+    """Return the catalogue as a table in Markdown: number, title, and the tests."""
     carried = carriers()
     lines = ["| | What goes wrong | What shows what becomes of it |", "|---|---|---|"]
     for number, title in TITLES.items():
         tests = "<br>".join(f"`{test}`" for test in carried.get(number, ()))
-        lines.append(f"| F{number:03} | {title} | {tests or SKIPPED.get(number, '')} |")
+        lines.append(f"| F{number:03} | {title} | {tests} |")
     return "\n".join(lines)
 
 

@@ -1,7 +1,7 @@
 """What an object needs, row by row of the table, and what must hold whatever the row."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from nccid_fetch.decisions import IN_THE_WAY, KEPT, Nesting, decide, displace, refute
@@ -33,7 +33,6 @@ AS_RECORDED = LocalFile(LocalKind.FILE, 10, NOW)
 TOUCHED = LocalFile(LocalKind.FILE, 10, LATER)
 OTHER_SIZE = LocalFile(LocalKind.FILE, 11, NOW)
 
-steady = settings(derandomize=True, database=None, deadline=None)
 every_existing = pytest.mark.parametrize("existing", Existing)
 
 
@@ -176,7 +175,6 @@ LOCALS = (
 
 
 @given(REMOTES, RECORDS, LOCALS, st.sampled_from(Existing))
-@steady
 def test_only_what_record_and_file_and_etag_agree_on_is_skipped(
     remote: RemoteObject, record: Record | None, local: LocalFile | None, existing: Existing
 ) -> None:
@@ -190,7 +188,6 @@ def test_only_what_record_and_file_and_etag_agree_on_is_skipped(
 
 
 @given(REMOTES, RECORDS, LOCALS, st.sampled_from(Existing))
-@steady
 def test_no_fetch_replaces_a_file_that_no_record_vouches_for(
     remote: RemoteObject, record: Record | None, local: LocalFile | None, existing: Existing
 ) -> None:
@@ -203,7 +200,6 @@ def test_no_fetch_replaces_a_file_that_no_record_vouches_for(
 
 
 @given(REMOTES, RECORDS, LOCALS)
-@steady
 def test_keep_never_fetches_over_a_file_that_no_record_vouches_for(
     remote: RemoteObject, record: Record | None, local: LocalFile | None
 ) -> None:
@@ -229,7 +225,6 @@ def parents_by_brute_force(keys: list[str]) -> dict[str, str]:
 
 
 @given(st.sets(KEYS, max_size=40))
-@steady
 def test_nesting_finds_what_brute_force_finds(keys: set[str]) -> None:
     ordered = sorted(keys, key=str.encode)
     nesting, found = Nesting(), {}
@@ -243,7 +238,6 @@ def test_nesting_finds_what_brute_force_finds(keys: set[str]) -> None:
 
 
 @given(st.sets(KEYS, max_size=40))
-@steady
 def test_what_nesting_kept_fits_on_a_disk(keys: set[str]) -> None:
     nesting = Nesting()
     files: set[str] = set()

@@ -5,12 +5,10 @@ from collections.abc import Iterator
 from hashlib import md5
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from nccid_fetch.digests import checksum_text, md5_of, multipart_etag, new_checksum
-
-steady = settings(derandomize=True, database=None, deadline=None)
 
 CHECK = b"123456789"
 """What every catalogue of CRCs states its check value for."""
@@ -93,14 +91,12 @@ def pieces_of(data: bytes, cuts: list[int]) -> Iterator[bytes]:
 
 
 @given(st.binary(max_size=200), st.integers(1, 60), st.lists(st.integers(0, 200), max_size=8))
-@steady
 def test_uniform_parts_give_the_etag_of_s3_wherever_the_bytes_are_cut(data: bytes, part: int, cuts: list[int]) -> None:
     sizes = [min(part, len(data) - begin) for begin in range(0, len(data), part)]
     assert multipart_etag(pieces_of(data, cuts), sizes) == naive_etag(data, sizes)
 
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=8), st.lists(st.integers(0, 400), max_size=8))
-@steady
 def test_ragged_parts_give_the_etag_of_s3_wherever_the_bytes_are_cut(sizes: list[int], cuts: list[int]) -> None:
     data = bytes(index % 251 for index in range(sum(sizes)))
     assert multipart_etag(pieces_of(data, cuts), sizes) == naive_etag(data, sizes)

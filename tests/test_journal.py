@@ -31,8 +31,6 @@ MD5 = ETag("9e107d9d372bb6826bd81d3542a419d6")
 NOW = 1_600_000_000_123_000_000
 RECORD = Record(10, MD5, NOW, VerifiedBy.MD5)
 
-steady = settings(derandomize=True, database=None, deadline=None)
-
 
 def new_dest(folder: Path) -> Path:
     """Make a destination as `open_destination` leaves it."""
@@ -131,7 +129,7 @@ KEYS = st.text("/!0ab\u00e9\u4e2d\U0001f600", min_size=1, max_size=7).map("train
 
 
 @given(st.dictionaries(KEYS, st.integers(0, 9), max_size=30), st.sets(KEYS, max_size=30), st.randoms())
-@settings(steady, max_examples=60)
+@settings(max_examples=60)
 def test_the_records_of_a_page_are_those_that_brute_force_finds(
     stored: dict[str, int], others: set[str], chance: Random
 ) -> None:

@@ -21,8 +21,6 @@ from .catalogue import fault
 
 COMPOSED, DECOMPOSED = "\u00e9", "e\u0301"
 
-steady = settings(derandomize=True, database=None, deadline=None)
-
 
 @fault(75)
 @pytest.mark.parametrize(
@@ -128,7 +126,6 @@ def test_what_no_file_system_confuses_stays_apart_when_folded(one: str, other: s
 
 
 @given(st.text())
-@steady
 def test_folding_twice_is_folding_once(text: str) -> None:
     assert fold(fold(text)) == fold(text)
 
@@ -172,7 +169,6 @@ def test_what_could_forge_a_line_or_hide_is_escaped_where_it_is_shown(text: str,
 
 @fault(115)
 @given(st.text(st.characters(categories=None)))
-@steady
 def test_what_is_shown_is_one_visible_line_that_any_terminal_can_encode(text: str) -> None:
     shown = printable(text)
     shown.encode()
@@ -247,7 +243,7 @@ _SEGMENTS = st.sampled_from(
 
 
 @given(st.sampled_from(["training/", "training/ct/", ""]), st.lists(_SEGMENTS, max_size=7).map("/".join))
-@settings(steady, max_examples=400)
+@settings(max_examples=400)
 def test_what_is_known_of_a_folder_changes_no_path_and_no_refusal(prefix: str, below: str) -> None:
     """`path_of` looks at a folder once for all keys in it; held against a look at each key from end to end."""
     outcomes: list[object] = []
@@ -277,7 +273,7 @@ class World(NamedTuple):
 
 @fault(111)
 @given(KEYS)
-@settings(steady, max_examples=400)
+@settings(max_examples=400)
 def test_a_key_is_refused_or_writes_exactly_its_own_file_below_the_destination(key: str) -> None:
     with tempfile.TemporaryDirectory() as name:
         world = World(Path(name), Path(name) / "dest")
@@ -305,7 +301,6 @@ def test_a_key_is_refused_or_writes_exactly_its_own_file_below_the_destination(k
 
 
 @given(st.lists(KEYS, min_size=2, max_size=30, unique=True))
-@steady
 def test_different_keys_have_different_paths(keys: list[str]) -> None:
     paths = []
     for key in keys:

@@ -391,7 +391,7 @@ def _agree(body: bytes, delimiter: str | None = None) -> None:
     codec=_usually("utf-8", ["utf-16", "latin-1", "cp037"]),
     delimiter=st.sampled_from([None, "/"]),
 )
-@settings(derandomize=True, database=None, deadline=None, max_examples=400)
+@settings(max_examples=400)
 def test_the_fast_way_to_read_a_page_and_the_slow_one_agree_on_everything(
     *,
     head: str,

@@ -5,7 +5,7 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from nccid_fetch.errors import Reason, UsageError
@@ -24,8 +24,6 @@ LINE = {
     "etag": "0" * 32,
     "modified": "2020-09-13T12:26:40.123+00:00",
 }
-
-steady = settings(derandomize=True, database=None, deadline=None)
 
 
 def text_of(*decisions: Decision) -> str:
@@ -71,7 +69,6 @@ REMOTES = st.builds(
 
 
 @given(st.lists(REMOTES, max_size=6))
-@steady
 def test_every_object_is_read_as_it_was_written(remotes: list[RemoteObject]) -> None:
     class Memory(StringIO):
         """A file that `read_plan` can open."""

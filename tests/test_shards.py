@@ -47,7 +47,7 @@ PATIENTS = (
 )
 NAMES = ("", "/", "/a", "/a/b", "/0.dcm", "/1.2/3.dcm", "-x", "/\U0010ffff", "/\x01")
 
-steady = settings(derandomize=True, database=None, deadline=None, max_examples=300)
+thorough = settings(max_examples=300)
 keys = st.builds(str.__add__, st.sampled_from(PATIENTS), st.sampled_from(NAMES)).map(PREFIX.__add__)
 
 
@@ -71,7 +71,7 @@ def prefixes_of(present: Sequence[str], prefix: str = PREFIX) -> list[str]:
     changes=st.lists(st.tuples(st.booleans(), keys), max_size=8),
     chance=st.randoms(use_true_random=False),
 )
-@steady
+@thorough
 def test_shards_have_every_key_between_them_and_each_once(
     *,
     present: set[str],
@@ -287,7 +287,7 @@ def stocked(patients: int, each: int, prefix: str = PREFIX) -> list[str]:
 
 
 @given(present=st.sets(keys, max_size=60), page_keys=st.integers(1, 7), seed=st.integers(0, 999))
-@steady
+@thorough
 def test_a_part_listed_in_shards_is_the_part_listed_page_after_page(
     present: set[str], page_keys: int, seed: int
 ) -> None:
@@ -304,7 +304,7 @@ def test_a_part_listed_in_shards_is_the_part_listed_page_after_page(
     page_keys=st.integers(1, 4),
     seed=st.integers(0, 999),
 )
-@steady
+@thorough
 def test_what_is_there_all_the_time_is_listed_once_whatever_comes_and_goes(
     present: set[str], changes: list[tuple[bool, str]], page_keys: int, seed: int
 ) -> None:
