@@ -84,7 +84,7 @@ class Lives:
         born = threading.Event()
 
         def kill() -> None:
-            assert born.wait(10)
+            assert born.wait(60)
             children[0].signal(signal.SIGKILL)
 
         missing = len(self.s3._objects) - len(self.present)
@@ -123,7 +123,7 @@ class Lives:
 
     def _look(self, kind: str, child: Child) -> None:
         """Wait for the end of a run that is killed, and check what must hold."""
-        code, summary = child.end(60)
+        code, summary = child.end()
         if code == -signal.SIGKILL:
             self.figures.kills[kind] += 1
         else:  # It was sooner than its death.
@@ -146,7 +146,7 @@ class Lives:
         """Leave a run alone: it goes on from where the last one was killed, and the one after it asks for nothing."""
         s3, figures = self.s3, self.figures
         before, began = s3.gets(), time.monotonic()
-        code, summary = Child(s3, self.dest).end(60)
+        code, summary = Child(s3, self.dest).end()
         self._seconds = time.monotonic() - began
         assert code == summary["exit_code"] == 0, summary
         everything = set(snapshot(s3))
@@ -161,7 +161,7 @@ class Lives:
         figures.adopted += summary["adopted"]["objects"]
         figures.fetched += summary["fetched"]["objects"]
         before = s3.gets()
-        code, summary = Child(s3, self.dest).end(60)
+        code, summary = Child(s3, self.dest).end()
         assert code == 0
         assert summary["skipped"]["objects"] == len(everything)
         assert s3.gets() == before, "a run over what is there asked for an object"

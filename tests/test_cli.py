@@ -104,7 +104,7 @@ def dest(tmp_path: Path) -> Path:
 def process(*arguments: object, **options: Any) -> Finished:
     """Run a command line as a process."""
     done = subprocess.run(
-        [SCRIPT, *map(str, arguments)], capture_output=True, text=True, timeout=60, check=False, **options
+        [SCRIPT, *map(str, arguments)], capture_output=True, text=True, timeout=110, check=False, **options
     )
     return Finished(done.returncode, done.stdout, done.stderr)
 
@@ -261,7 +261,7 @@ def test_a_dest_that_may_not_be_written_is_9_before_anything_is_asked(s3: Script
         pytest.skip("running as root, and no file system can be mounted here")
     for dest in (readonly, readonly / "new"):
         command = [*before, str(SCRIPT), "all", "--dest", str(dest)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
         assert (done.returncode, done.stdout) == (9, "")
         assert [line for line in done.stderr.splitlines() if line.startswith("error:")] == [
             f"error: {readonly} may not be written"
@@ -474,7 +474,7 @@ def _on_a_terminal(*arguments: object, **environment: str) -> tuple[int, str, st
     settings = os.environ | {"TERM": "xterm-256color", "COLUMNS": "100"} | environment
     done = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, env=settings)
     os.close(theirs)
-    out, _ = done.communicate(timeout=60)
+    out, _ = done.communicate(timeout=110)
     watcher.join()
     os.close(ours)
     return done.returncode, out.decode(), shown.decode()
@@ -874,9 +874,9 @@ def test_a_signal_ends_a_run_with_its_code_and_a_summary(
     s3.script("get", Do(under_way.set, then=Hold(never)), key="training/ct/Covid0/1/2/a.dcm", count=None)
     command = [str(SCRIPT), "all", "--dest", str(dest), "--format", "json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
-        assert under_way.wait(30)
+        assert under_way.wait(110)
         run.send_signal(number)
-        ended = Finished(run.wait(30), *run.communicate())
+        ended = Finished(run.wait(110), *run.communicate())
     never.set()
     assert ended.code == code
     assert ended.json["exit_code"] == code

@@ -29,7 +29,7 @@ def demo(*arguments: object, **environment: str) -> "subprocess.CompletedProcess
         env=os.environ | environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=110,
         check=False,
     )
 
@@ -102,11 +102,11 @@ def test_serve_prints_what_leads_any_client_to_it_and_a_signal_ends_it(
             env=os.environ | environment,
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=110,
             check=False,
         )
         served.send_signal(number)
-        assert served.wait(20) == 0
+        assert served.wait(110) == 0
         assert (served.stdout.read(), served.stderr.read()) == ("", "")
     assert listed.returncode == 0, listed.stderr
     assert set(listed.stdout.splitlines()) == objects.keys()

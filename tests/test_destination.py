@@ -1028,7 +1028,7 @@ def on_tiny_disk(disk: Path, options: str, size: int) -> list[str]:
     command = ["unshare", "-rm", "sh", "-c", script, "sh", options, str(disk), sys.executable, code]
     if shutil.which("unshare") is None:
         pytest.skip("needs unshare to mount a tiny file system")
-    found = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    found = subprocess.run(command, check=False, capture_output=True, text=True, timeout=110)
     if found.returncode != 0 and found.stderr.startswith(("mount", "unshare")):
         pytest.skip(f"no tiny file system can be mounted here: {found.stderr.strip()}")
     assert found.returncode == 0, found.stderr

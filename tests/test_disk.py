@@ -36,7 +36,7 @@ class Held:
 
     def __call__(self) -> None:
         self.reached.set()
-        assert self.go.wait(20)
+        assert self.go.wait(60)
 
     async def wait(self) -> None:
         assert await asyncio.to_thread(self.reached.wait, 20)

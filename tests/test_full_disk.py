@@ -59,7 +59,7 @@ dest = disk / "dest"
 def run():
     command = [sys.executable, "-m", "nccid_fetch", "all", "--dest", str(dest), "--endpoint-url", endpoint]
     done = subprocess.run(
-        [*command, "--format", "json", "--concurrency", "4"], check=False, capture_output=True, text=True, timeout=60
+        [*command, "--format", "json", "--concurrency", "4"], check=False, capture_output=True, text=True, timeout=110
     )
     state = dest / ".nccid-fetch"
     print(json.dumps({{

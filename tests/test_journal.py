@@ -311,7 +311,7 @@ except DestinationBusyError as error:
 
 def in_another_process(dest: Path, code: str = "print('opened'); journal.close()") -> str:
     command = [sys.executable, "-c", OPEN + code, str(dest)]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout.strip()
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=110).stdout.strip()
 
 
 def test_a_second_process_is_refused_until_the_first_lets_go(dest: Path) -> None:
@@ -349,7 +349,7 @@ journal.commit(batch())
         assert writer.stdout is not None
         assert writer.stdout.readline() == "in the middle\n"
         os.kill(writer.pid, signal.SIGKILL)
-        assert writer.wait(timeout=60) == -signal.SIGKILL
+        assert writer.wait(timeout=110) == -signal.SIGKILL
     keys = [f"training/ct/{number}" for number in range(500)]
     with opened(dest) as journal:
         records = journal.records([*keys, "training/ct/open"])
@@ -663,10 +663,10 @@ def test_another_tool_is_kept_out_during_a_run_and_harms_nothing(dest: Path) -> 
     command = [sys.executable, "-c", look, str(Journal.path(dest))]
     with opened(dest) as journal:
         journal.commit([("training/ct/a", RECORD)])
-        found = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+        found = subprocess.run(command, check=False, capture_output=True, text=True, timeout=110)
         assert "database is locked" in found.stderr
         journal.commit([("training/ct/b", RECORD)])
-    assert subprocess.run(command, check=True, capture_output=True, timeout=60).stdout.count(b"training/ct/") == 2
+    assert subprocess.run(command, check=True, capture_output=True, timeout=110).stdout.count(b"training/ct/") == 2
     assert rows_of(dest, "PRAGMA integrity_check") == [("ok",)]
 
 
@@ -813,7 +813,7 @@ print(done > 0, len(journal.records([key for key, _ in batch(0)])), len(journal.
 journal.close()
 """
     command = ["unshare", "-rm", "sh", "-c", script, "sh", str(dest), sys.executable, OPEN + code]
-    found = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    found = subprocess.run(command, check=False, capture_output=True, text=True, timeout=110)
     if found.returncode != 0 and found.stderr.startswith(("mount", "unshare")):
         pytest.skip(f"no tiny file system can be mounted here: {found.stderr.strip()}")
     assert found.returncode == 0, found.stderr

@@ -50,7 +50,7 @@ def test_a_listing_of_a_hundred_thousand_objects_needs_no_more_memory_than_a_ten
         s3.virtual = virtual([f"training/ct/Covid{number // FOLDER:02}/{number:07}.dcm" for number in range(KEYS)])
         s3.script("list", Do(peaks.take_down), count=None)
         peaks.child = Child(s3, tmp_path / "dest", "--dry-run")
-        code, summary = peaks.child.end(90)
+        code, summary = peaks.child.end()
     assert (code, summary["listed"]["objects"]) == (0, KEYS)
     assert len(peaks.bytes) >= KEYS // 1000
     assert peaks.bytes[-1] - peaks.bytes[len(peaks.bytes) // 5] < GROWTH_MAX
@@ -64,7 +64,7 @@ def test_a_huge_object_needs_no_more_memory_than_its_ranges_in_flight(tmp_path: 
         s3.put("training/ct/Covid00/huge.dcm", bytes(HUGE), etag="0" * 32)
         s3.script("get", Do(peaks.take_down), count=None)
         peaks.child = Child(s3, tmp_path / "dest", "--verify", "size")
-        code, summary = peaks.child.end(90)
+        code, summary = peaks.child.end()
     assert (code, summary["verified"]["size"]) == (0, 1)
     assert (tmp_path / "dest/ct/Covid00/huge.dcm").stat().st_size == HUGE
     assert peaks.bytes[-1] - peaks.bytes[0] < GROWTH_MAX

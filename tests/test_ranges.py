@@ -321,7 +321,7 @@ def test_a_range_that_is_too_long_is_not_written_over_the_next(monkeypatch: pyte
         await scene.until(lambda: SECOND in scene.wire.lanes and scene.wire.lanes[SECOND].turn is not None)
         scene.wire.lanes[SECOND].go()
         with pytest.raises(ShortBodyError, match="more than"):
-            await asyncio.wait_for(scene.task, 20)  # It does not wait for more of what is too long already.
+            await asyncio.wait_for(scene.task, 60)  # It does not wait for more of what is too long already.
 
     staging(Wire(DATA, bend=lambda lane: too_long(lane) if lane.start == SECOND else None), play, limit=1)
     assert written == [(FIRST, SECOND)]
@@ -379,7 +379,7 @@ class Gate:
 
         def held(staged: StagedFile, offset: int, chunk: bytes) -> None:
             self.reached.set()
-            assert self.open.wait(20)
+            assert self.open.wait(60)
             self.was_open.append(staged._fd >= 0)
             write_at(staged, offset, chunk)
 
@@ -491,7 +491,7 @@ EVEN = [(start, min(start + RANGE, len(DATA))) for start in range(0, len(DATA), 
 @pytest.mark.parametrize("verify", Verify)
 def test_a_large_object_comes_by_ranges_at_once_and_is_proved(bench: Bench, s3: ScriptedS3, verify: Verify) -> None:
     together = threading.Barrier(4)
-    s3.script("get", Do(lambda: together.wait(20)), count=4)  # None of them is answered before all four are there.
+    s3.script("get", Do(lambda: together.wait(60)), count=4)  # None of them is answered before all four are there.
     assert bench.fetch(transport=Transport.FAST, verify=verify) == DATA
     assert bench.verified_by is (VerifiedBy.MD5 if verify is Verify.MD5 else VerifiedBy.SIZE)
     assert sorted(spans(bench), key=lambda span: span or (0, 0)) == EVEN

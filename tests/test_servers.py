@@ -406,7 +406,7 @@ def test_the_server_ends_with_requests_in_the_air() -> None:
         unread.request("GET", f"/{BUCKET}/{KEY}")
         with unread.getresponse():
             held.request("GET", f"/{BUCKET}/{KEY}")
-            assert arrived.wait(10)
+            assert arrived.wait(60)
             server.stop()
             with pytest.raises(ConnectionError):
                 held.getresponse()

@@ -433,7 +433,7 @@ class ScriptedS3:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        assert self._ready.wait(10), "the server did not start"
+        assert self._ready.wait(60), "the server did not start"
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -529,9 +529,9 @@ class ScriptedS3:
         return len(self._connections)
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
-        """Look until something is so of what is seen here, for ten seconds at most; in a thread beside the loop."""
+        """Look until something is so of what is seen here, for a minute at most; in a thread beside the loop."""
         pause = threading.Event()
-        assert any(condition() or pause.wait(0.01) for _ in range(1000)), "it did not come to that"
+        assert any(condition() or pause.wait(0.01) for _ in range(6000)), "it did not come to that"
 
     def gets(self, key: str | None = None) -> int:
         """Count the GETs of objects, or of one object."""
