@@ -22,7 +22,7 @@ from typing import Self
 
 ACCESS_KEY = "rclone-reader"
 SECRET_KEY = "rclone-secret"
-READY_SECONDS = 20.0
+READY_SECONDS = 60.0
 _LISTENS = re.compile(r"Starting s3 server on \[http://127\.0\.0\.1:([0-9]+)/\]")
 _GET = re.compile(r"serve s3: GET OBJECT Bucket: (\S+) Object: (.*)$", re.MULTILINE)
 
