@@ -443,7 +443,12 @@ SCENARIOS: Mapping[str, tuple[Scenario, ...]] = {
         Scenario("503 SlowDown to every GET for 10 s", (13,), _slow_down),
         Scenario("503 with Retry-After: 4", (13,), _retry_after, observe=_back_after),
         Scenario("a GET is redirected to another host", (16,), _redirected, observe=_what_the_other_host_got),
-        Scenario("the session token expires after 40 of 200 objects", (38,), _expired, observe=_requests_after_the_end),
+        Scenario(
+            "the session token expires after 40 of 200 objects, and nobody renews it",
+            (38,),
+            _expired,
+            observe=_requests_after_the_end,
+        ),
         Scenario("an object is archived (GLACIER)", (35,), _archived),
     ),
     "Keys": (
