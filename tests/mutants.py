@@ -759,7 +759,7 @@ GUARDS = (
         "keys.py",
         "folded = fold(name)",
         "folded = name",
-        "test_pipeline.py::test_nothing_named_like_the_state_folder_is_let_in",
+        "test_keys.py::test_a_key_without_a_safe_path_is_refused_by_the_rule_it_breaks",
     ),
     Guard(
         "keys: none of another group is let in",
@@ -965,7 +965,7 @@ GUARDS = (
         "governor.py",
         "leads = self.is_held and await self._turn(renew)",
         "leads = False",
-        "test_held_runs.py::test_an_endpoint_that_is_gone_for_an_hour_is_waited_for_and_no_object_loses_an_attempt",
+        "test_governor.py::test_what_one_request_learns_holds_all_and_one_at_a_time_asks_whether_it_is_over",
     ),
     Guard(
         "a held run sends nothing past the governor",
