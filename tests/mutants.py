@@ -462,7 +462,7 @@ GUARDS = (
         "destination.py",
         "if error.errno not in FULL or not self.reserve.give_up():",
         "if True:",
-        "test_full_disk.py::test_on_a_disk_that_fills_up_in_the_middle_of_a_batch_the_rest_of_it_gets_what_was_kept_back",
+        "test_full_disk.py::test_a_last_batch_without_room_is_9_and_not_a_few_failures",
     ),
     Guard(
         "a journal that finds no room gets the room kept back",
@@ -951,7 +951,7 @@ GUARDS = (
         "governor.py",
         "while (left := self._until - self._clock.now()) > 0:",
         "while (left := self._until - self._clock.now()) > 60:",
-        "test_held_runs.py::test_nobody_asks_again_before_the_time_that_a_server_names",
+        "test_governor.py::test_what_one_request_learns_holds_all_and_one_at_a_time_asks_whether_it_is_over",
     ),
     Guard(
         "a held run sends one request at a time",
@@ -972,7 +972,7 @@ GUARDS = (
         "store/fast.py",
         "if self._reader.session.governor.is_held:",
         "if False:",
-        "test_held_runs.py::test_nobody_asks_again_before_the_time_that_a_server_names",
+        "test_reactor.py::test_while_the_run_is_held_nothing_is_sent_past_the_governor",
     ),
     Guard(
         "a run is not held for ever",

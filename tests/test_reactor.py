@@ -193,6 +193,18 @@ def test_memory_that_somebody_may_still_look_at_is_not_used_again(s3: ScriptedS3
     talk(scenario, s3)
 
 
+@fault(10, 38)
+def test_while_the_run_is_held_nothing_is_sent_past_the_governor(s3: ScriptedS3) -> None:
+    async def scenario(reader: FastReader) -> None:
+        reader.session.governor.is_held = True
+        with pytest.raises(RefusedError, match="the run is held"):
+            async with reader.get(remote(SMALL)):
+                pass
+
+    talk(scenario, s3)
+    assert s3.gets() == 0
+
+
 @fault(99)
 def test_who_takes_slowly_does_not_stall(s3: ScriptedS3) -> None:
     s3.put(KEY, bytes(8 << 20))
