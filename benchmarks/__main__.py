@@ -1,6 +1,6 @@
 """`make bench`: nccid-fetch beside its peers, on this machine, in one go.
 
-python -m benchmarks                       # everything, about 25 minutes on two cores
+python -m benchmarks                       # everything, about 15 minutes on two cores
 python -m benchmarks --quick               # scaled down, under two minutes: does it still run?
 python -m benchmarks --only small,resync
 python -m benchmarks --against COMMIT      # two versions of ours, and nobody else
