@@ -85,6 +85,7 @@ class Governor:
         self._since = self._until = 0.0
         self._failures = 0
         self._has_lead = False
+        self._is_renewed = False  # Since a request last learned something.
         self._changed = asyncio.Event()
         self._ending: str | None = None
         self._slowed_since: float | None = None
@@ -188,8 +189,8 @@ class Governor:
         """Wait until it is time to ask, and see to it that there is something to ask with."""
         while (left := self._until - self._clock.now()) > 0:
             await self._clock.sleep(left)  # Meanwhile somebody may have been told a later time.
-        if self._reason is not Wait.CREDENTIALS:
-            return True
+        if self._reason is not Wait.CREDENTIALS or self._is_renewed:
+            return True  # What was read, and nobody has had a word on yet, is not read again.
         try:
             are_new = await renew()
         except CredentialsError as error:
@@ -197,6 +198,7 @@ class Governor:
             return False
         if not are_new and isinstance(self._cause, CredentialsError) and self._cause.are_wrong:
             self._end(self._clock.now() - self._since)
+        self._is_renewed = True
         return True
 
     def _hold(self, error: NccidFetchError, *, leads: bool, asked: float = 0.0) -> None:
@@ -213,6 +215,7 @@ class Governor:
             self._until = max(self._until, now + asked)
             return
         self._reason, self._cause = _reason_of(error), error
+        self._is_renewed = False
         pause = asked
         if leads:
             self._failures += 1

@@ -1,6 +1,7 @@
 """What holds a run, who asks for all, and how it ends: the governor alone, on a clock that a test moves."""
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import pytest
@@ -208,6 +209,24 @@ def test_wrong_credentials_end_the_run_unless_there_are_others_now() -> None:
     wrong_again = World([WRONG, WRONG, WRONG], renewals=[True, False])
     assert [type(error) for error in run(all_of(wrong_again, 1))] == [AccessError]
     assert len(wrong_again.sent) == 2
+
+
+@fault(38, 39)
+@pytest.mark.parametrize("cause", [EXPIRED, WRONG])
+def test_credentials_that_nobody_has_had_a_word_on_yet_are_neither_read_again_nor_taken_for_wrong(
+    cause: CredentialsError,
+) -> None:
+    """A denial does not say whether they are good, nor does a request that was cancelled."""
+    world = World([cause, *[ObjectError(Reason.DENIED, "denied")] * 5, None], renewals=[True, False])
+
+    async def scenario() -> None:
+        for _ in range(7):
+            with suppress(CredentialsError, ObjectError):
+                await world.ask()
+
+    run(scenario())
+    assert not world.governor.is_held
+    assert (world.renewed, len(world.sent)) == (1, 7)
 
 
 @fault(13)
