@@ -739,8 +739,8 @@ def test_credentials_that_last_are_asked_for_once(
 
 @pytest.mark.parametrize(
     "command",
-    ["false", "no-such-program-here", "echo this is no JSON", "echo {}"],
-    ids=["fails", "does not exist", "prints no JSON", "prints another JSON"],
+    ["false", "no-such-program-here", "echo this is no JSON", "echo {}", "echo []"],
+    ids=["fails", "does not exist", "prints no JSON", "prints another JSON", "prints no object"],
 )
 def test_credentials_from_a_process_that_gives_none_are_an_access_error(
     profile: Callable[[str], None], command: str
@@ -748,6 +748,31 @@ def test_credentials_from_a_process_that_gives_none_are_an_access_error(
     profile(f"[default]\ncredential_process = {command}\n")
     with pytest.raises(AccessError, match="no usable AWS credentials"):
         talk(address)
+
+
+def test_credentials_that_are_kept_until_long_after_they_expired_are_an_access_error(
+    tmp_path: Path, profile: Callable[[str], None]
+) -> None:
+    profile(renewing(tmp_path, life=-60))
+    with pytest.raises(AccessError, match="no usable AWS credentials"):
+        talk(address)
+
+
+@fault(38)
+def test_while_whoever_gives_credentials_has_only_expired_ones_they_are_waited_for(
+    s3: ScriptedS3, tmp_path: Path, profile: Callable[[str], None]
+) -> None:
+    profile(renewing(tmp_path, life=60))
+
+    async def scenario(session: Session) -> bool:
+        renewing(tmp_path, life=-60)
+        for ask in (session.credentials, session.renew):
+            with pytest.raises(CredentialsError):
+                await ask()
+        renewing(tmp_path, life=7200)
+        return await session.renew()
+
+    assert talk(scenario, s3)
 
 
 ROLE = """[default]

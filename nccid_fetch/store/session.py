@@ -37,8 +37,12 @@ from ..settings import Source
 from .strict import StrictConfig, StrictSession
 
 CONNECT_TIMEOUT_SECONDS = 10.0
-_CREDENTIAL_FAILURES = (BotoCoreError, ClientError, OSError, ValueError)
-"""What comes of a provider's answer, of STS, of a `credential_process` that is not there, or prints no JSON."""
+_CREDENTIAL_FAILURES = (
+    *(BotoCoreError, ClientError, OSError, ValueError),
+    *(AttributeError, LookupError, RuntimeError, TypeError),
+)
+"""What comes of a provider's answer, of STS, of a `credential_process` that is not there, or prints no JSON, or another
+one. botocore says with a RuntimeError that what it was given has expired."""
 
 
 class Session:
