@@ -104,12 +104,11 @@ class Listing:
         wait_for_endpoint: bool = True,
     ) -> Page:
         patience = (
-            Patience(self.attempts, self.clock.chance, self.clock.now)
+            Patience(self.attempts, self.clock.chance)
             if wait_for_endpoint
             else Patience(
                 FIRST_ATTEMPTS,
                 self.clock.chance,
-                self.clock.now,
                 throttled_seconds_max=FIRST_THROTTLED_SECONDS_MAX,
             )
         )

@@ -1,4 +1,4 @@
-"""Whether to try again, and how long to wait before it: pure functions of what failed, of chance and of a clock."""
+"""Whether to try again, and how long to wait before it: pure functions of what failed, and of chance."""
 
 from collections.abc import Callable
 
@@ -46,15 +46,14 @@ class Patience:
     Args:
         attempts_max: Attempts in all.
         chance: Returns a number in [0, 1).
-        now: Seconds on a clock that only goes forward.
-        throttled_seconds_max: How long it goes on being told to slow down.
+        throttled_seconds_max: How long it goes on being told to slow down: what it waits for that in all, and not what
+            passes meanwhile, for the run may be held for hours.
     """
 
     def __init__(
         self,
         attempts_max: int,
         chance: Callable[[], float],
-        now: Callable[[], float],
         *,
         throttled_seconds_max: float = THROTTLED_SECONDS_MAX,
     ) -> None:
@@ -62,20 +61,19 @@ class Patience:
         self._throttled_seconds_max = throttled_seconds_max
         self._attempts_max = attempts_max
         self._chance = chance
-        self._now = now
         self._mismatches = 0
         self._throttled = 0
-        self._throttled_since: float | None = None
+        self._throttled_seconds = 0.0
 
     def after(self, error: NccidFetchError) -> float | None:
         """Return how many seconds to wait before another attempt, or None if there is to be none."""
         if isinstance(error, ThrottledError):
-            self._throttled += 1
-            if self._throttled_since is None:
-                self._throttled_since = self._now()
-            if self._now() - self._throttled_since > self._throttled_seconds_max:
+            if self._throttled_seconds > self._throttled_seconds_max:
                 return None
-            return throttle_seconds(self._throttled, error.retry_after_seconds, self._chance)
+            self._throttled += 1
+            pause = throttle_seconds(self._throttled, error.retry_after_seconds, self._chance)
+            self._throttled_seconds += pause
+            return pause
         self.attempts += 1
         self._mismatches += isinstance(error, DigestMismatchError)
         if self.attempts >= self._attempts_max or self._mismatches >= MISMATCHES_MAX:

@@ -185,7 +185,7 @@ class _Transfer:
 
 
 def _patience(tools: Tools) -> Patience:
-    return Patience(tools.settings.attempts, tools.clock.chance, tools.clock.now)
+    return Patience(tools.settings.attempts, tools.clock.chance)
 
 
 async def _wait(error: TransientError, remote: RemoteObject, patience: Patience, tools: Tools) -> None:

@@ -93,6 +93,21 @@ def test_an_endpoint_that_is_gone_for_an_hour_is_waited_for_and_no_object_loses_
     assert 3600 <= night.now < 3660
 
 
+@BOTH
+@fault(10, 13)
+def test_an_object_that_was_told_to_slow_down_before_and_after_the_endpoint_was_gone_for_an_hour_arrives(
+    s3: ScriptedS3, dest: Path, night: Night, transport: Transport
+) -> None:
+    key = "training/data/Covid0000/a.json"
+    s3.script("get", Status(503, "SlowDown"), key=key)
+    s3.script("get", Do(s3.leave), key=key, after=1)
+    s3.script("get", Status(503, "SlowDown"), key=key, count=2)
+    night.at(3600, s3.come_back)
+    run = fetch(s3, dest, clock=night.clock, transport=transport, attempts=2, concurrency=1, retry_for_seconds=7200.0)
+    assert (run.exit_code, run.reasons) == (0, {})
+    assert run.tally.throttled == 3
+
+
 @fault(10)
 def test_an_endpoint_that_does_not_come_back_ends_the_run_when_the_time_is_over(
     s3: ScriptedS3, dest: Path, night: Night
