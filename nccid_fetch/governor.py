@@ -16,7 +16,8 @@ anything else                                  it was answered
 =============================================  ===============================================================
 
 The one that asks is answered: all go on. It meets any of these again: the next one asks after a longer pause. When it
-has been like this for `--retry-for`, the run ends, and says since when and what can be done.
+has been like this for `--retry-for`, the run ends, and says since when and what can be done. A server that asks for time is
+there: it has a quarter of an hour at least.
 
 What was sent before the run was last held says nothing about the present, and whoever sent it asks again.
 """
@@ -38,7 +39,7 @@ from .errors import (
     UnreachableError,
 )
 from .events import Held, Released, Report, Wait
-from .retry import RETRY_AFTER_SECONDS_MAX, backoff_seconds
+from .retry import RETRY_AFTER_SECONDS_MAX, THROTTLED_SECONDS_MAX, backoff_seconds
 from .settings import RETRY_FOR_SECONDS
 
 HOLDS = (UnreachableError, CredentialsError)
@@ -137,7 +138,7 @@ class Governor:
         now = self._clock.now()
         if self._slowed_since is None or self.answers != self._answers_then:
             self._slowed_since, self._answers_then = now, self.answers
-        elif now - self._slowed_since >= self._retry_for:
+        elif now - self._slowed_since >= self._time_for(Wait.SLOWED):
             self._reason, self._cause = Wait.SLOWED, error
             self._end(now - self._slowed_since)
         if error.retry_after_seconds or leads:
@@ -220,15 +221,18 @@ class Governor:
         if leads:
             self._failures += 1
             self._has_lead = False
-            if now - self._since >= self._retry_for:
+            if now - self._since >= self._time_for(self._reason):
                 self._end(now - self._since)
-            left = self._since + self._retry_for - now
+            left = self._since + self._time_for(self._reason) - now
             pause = max(asked, min(left, backoff_seconds(self._failures, self._clock.chance)))
         else:
             self.is_held, self._since, self._failures = True, now, 0
         self._until = now + pause
-        self._report(Held(self._reason, str(error), self._since, pause, self._retry_for))
+        self._report(Held(self._reason, str(error), self._since, pause, self._time_for(self._reason)))
         self._wake()
+
+    def _time_for(self, reason: Wait) -> float:
+        return max(self._retry_for, THROTTLED_SECONDS_MAX) if reason is Wait.SLOWED else self._retry_for
 
     def _end(self, seconds: float) -> NoReturn:
         """End the run: now, and with everybody who waits or comes to ask.

@@ -977,7 +977,7 @@ GUARDS = (
     Guard(
         "a run is not held for ever",
         "governor.py",
-        "            if now - self._since >= self._retry_for:\n"
+        "            if now - self._since >= self._time_for(self._reason):\n"
         "                self._end(now - self._since)\n"
         "            left",
         "            left",

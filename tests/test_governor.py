@@ -306,6 +306,17 @@ def test_a_run_that_hears_nothing_but_slow_down_ends_when_the_time_is_over() -> 
     run(scenario())
 
 
+@fault(13)
+@pytest.mark.parametrize("asked", [None, 7.0])
+def test_a_server_that_asks_for_time_has_it_also_where_an_endpoint_that_is_gone_is_not_waited_for(
+    asked: float | None,
+) -> None:
+    world = World([ThrottledError("busy", asked)] * 20, retry_for=0.0)
+    assert run(all_of(world, 2)) == [None] * 2
+    world.meets = [GONE] * 2
+    assert [type(error) for error in run(all_of(world, 1))] == [EndpointError]
+
+
 @pytest.mark.parametrize("error", [ObjectError(Reason.DENIED, "no"), TransientError("500")])
 def test_any_other_answer_is_one(error: NccidFetchError) -> None:
     world = World([GONE, error])
