@@ -709,8 +709,9 @@ def tokens(s3: ScriptedS3) -> list[str]:
 
 @both
 def test_credentials_that_are_about_to_expire_are_renewed_before_a_request(
-    s3: ScriptedS3, tmp_path: Path, profile: Callable[[str], None], make: Make
+    s3: ScriptedS3, tmp_path: Path, profile: Callable[[str], None], make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("nccid_fetch.store.session.ASK_SECONDS", 0.0)
     profile(renewing(tmp_path, life=60))
 
     async def scenario(session: Session) -> None:
@@ -720,6 +721,21 @@ def test_credentials_that_are_about_to_expire_are_renewed_before_a_request(
     talk(scenario, s3)
     listing, body = tokens(s3)
     assert listing != body
+
+
+@fault(38)
+@both
+def test_in_the_last_minutes_of_credentials_not_every_request_asks_for_others(
+    s3: ScriptedS3, tmp_path: Path, profile: Callable[[str], None], make: Make
+) -> None:
+    profile(renewing(tmp_path, life=60))
+
+    async def scenario(session: Session) -> None:
+        reader = make(session)
+        await asyncio.gather(*(read(reader) for _ in range(8)))
+
+    talk(scenario, s3)
+    assert len(set(tokens(s3))) == 1
 
 
 @both
@@ -760,8 +776,9 @@ def test_credentials_that_are_kept_until_long_after_they_expired_are_an_access_e
 
 @fault(38)
 def test_while_whoever_gives_credentials_has_only_expired_ones_they_are_waited_for(
-    s3: ScriptedS3, tmp_path: Path, profile: Callable[[str], None]
+    s3: ScriptedS3, tmp_path: Path, profile: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("nccid_fetch.store.session.ASK_SECONDS", 0.0)
     profile(renewing(tmp_path, life=60))
 
     async def scenario(session: Session) -> bool:

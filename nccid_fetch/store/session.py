@@ -8,6 +8,7 @@ region, hold checksums of ranges against bodies, retry behind our back; and what
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from time import monotonic
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -37,6 +38,9 @@ from ..settings import Source
 from .strict import StrictConfig, StrictSession
 
 CONNECT_TIMEOUT_SECONDS = 10.0
+ASK_SECONDS = 10.0
+"""Whoever gives credentials is asked whether they are due once in so long. botocore would ask for each request in their last
+minutes, one after the other, where nothing newer is had."""
 _CREDENTIAL_FAILURES = (
     *(BotoCoreError, ClientError, OSError, ValueError),
     *(AttributeError, LookupError, RuntimeError, TypeError),
@@ -96,12 +100,12 @@ class Session:
         """Return the present credentials, refreshed if they are due; None when requests are not signed.
 
         Raises:
-            CredentialsError: They cannot be refreshed.
+            CredentialsError: They cannot be refreshed. Whoever asks next gets those that there are, which may still be good.
         """
         if self._credentials is None:
             return None
         try:
-            return await self._credentials.present.get_frozen_credentials()
+            return await self._credentials.get_frozen_credentials()
         except _CREDENTIAL_FAILURES as error:
             raise _no_credentials(error) from None
 
@@ -118,11 +122,10 @@ class Session:
             return False
         try:
             fresh = await _load_credentials(_core(self.source))
-            before, after = self._credentials.last, await fresh.get_frozen_credentials()
+            after = await fresh.get_frozen_credentials()
         except _CREDENTIAL_FAILURES as error:
             raise _no_credentials(error) from None
-        self._credentials.present, self._credentials.last = fresh, after
-        return bool(after != before)
+        return self._credentials.take(fresh, after)
 
     def request(self) -> AbstractAsyncContextManager[None]:
         """Return what a request is sent in: it waits while the run is held. See `Governor.request`."""
@@ -139,17 +142,33 @@ class Session:
 class _Current:
     """Stands for the present credentials, for a client that keeps what it was given.
 
-    Attributes:
+    Args:
         present: botocore's credentials, which refresh themselves if they can.
-        last: What they were when they were read.
+        last: What they are now.
     """
 
     def __init__(self, present: Any, last: ReadOnlyCredentials) -> None:  # noqa: ANN401 - botocore has no types.
-        self.present = present
-        self.last = last
+        self._last = last
+        self.take(present, last)
+
+    def take(self, present: Any, last: ReadOnlyCredentials) -> bool:  # noqa: ANN401 - as above.
+        """Stand for others from now on, and say whether they are others."""
+        before, self._present, self._last = self._last, present, last
+        self._due = monotonic() + ASK_SECONDS
+        return bool(before != last)
+
+    async def get_frozen_credentials(self) -> ReadOnlyCredentials:
+        """Return what they are; whoever gives them is asked by one request at a time, and the others take what there is."""
+        if monotonic() >= self._due:
+            self._due = monotonic() + ASK_SECONDS
+            present = self._present
+            last = await present.get_frozen_credentials()
+            if present is self._present:
+                self._last = last
+        return self._last
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever botocore wants of them.
-        return getattr(self.present, name)
+        return getattr(self._present, name)
 
     async def load_credentials(self) -> "_Current":
         """Be botocore's provider of credentials as well."""
