@@ -23,7 +23,7 @@ from pathlib import Path
 from .decisions import IN_THE_WAY, KEPT
 from .diagnosis import CROWDED, FULL, destination_error
 from .digests import md5_of
-from .durability import Flusher, NoFlusher, PiecemealFlusher, drop_cached
+from .durability import Flusher, FlushError, NoFlusher, PiecemealFlusher, drop_cached
 from .errors import DestinationError, ObjectError, Reason
 from .keys import STATE_FOLDER
 from .model import LocalFile, LocalKind
@@ -178,7 +178,7 @@ class Destination(Tree):
                 except ObjectError as error:
                     results[index] = error
                 except OSError as error:
-                    if error.errno not in _OF_ONE_NAME | FULL:
+                    if isinstance(error, FlushError) or error.errno not in _OF_ONE_NAME | FULL:
                         raise
                     results[index] = ObjectError(Reason.LOCAL_ERROR, f"it cannot be put in place: {error.strerror}")
                     self.has_run_out |= error.errno in FULL  # What goes now makes room for the others.
@@ -239,7 +239,8 @@ class Destination(Tree):
         try:
             self._place(walk, placement)
         except OSError as error:
-            if error.errno not in FULL or not self.reserve.give_up():
+            # A flush that failed for want of room is told once, and may be about files that wait for the next batch.
+            if isinstance(error, FlushError) or error.errno not in FULL or not self.reserve.give_up():
                 raise
             self.filled_up = error
             self._place(walk, placement)

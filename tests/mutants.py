@@ -453,14 +453,14 @@ GUARDS = (
     Guard(
         "what the file system says of itself ends the run",
         "destination.py",
-        "if error.errno not in _OF_ONE_NAME | FULL:",
+        "if isinstance(error, FlushError) or error.errno not in _OF_ONE_NAME | FULL:",
         "if False:",
         "test_destination.py::test_what_the_file_system_says_of_itself_ends_the_run",
     ),
     Guard(
         "a name that finds no room gets the room kept back",
         "destination.py",
-        "if error.errno not in FULL or not self.reserve.give_up():",
+        "if isinstance(error, FlushError) or error.errno not in FULL or not self.reserve.give_up():",
         "if True:",
         "test_full_disk.py::test_a_last_batch_without_room_is_9_and_not_a_few_failures",
     ),

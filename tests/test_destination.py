@@ -22,7 +22,7 @@ from nccid_fetch import destination as module
 from nccid_fetch.decisions import IN_THE_WAY, KEPT
 from nccid_fetch.destination import Destination, Placement, Tree, open_destination, open_tree
 from nccid_fetch.diagnosis import check_dest, destination_error
-from nccid_fetch.durability import Flusher
+from nccid_fetch.durability import Flusher, FlushError
 from nccid_fetch.errors import DestinationError, ObjectError, Reason, UsageError
 from nccid_fetch.keys import STATE_FOLDER
 from nccid_fetch.model import LocalFile, LocalKind
@@ -789,6 +789,26 @@ def test_what_cannot_be_set_aside_ends_the_run_and_stays(dest: Path, monkeypatch
         with pytest.raises(OSError, match="Input/output error"):
             publish(destination, A)
     assert file.read_bytes() == OLD
+
+
+@fault(60, 66)
+def test_a_flush_that_finds_no_room_while_a_file_is_set_aside_ends_the_run_and_is_not_made_good_by_the_next(
+    dest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system tells of it once, and it may be about files that are still to be put in place."""
+    write(dest.joinpath(*A))
+
+    def flush(flusher: FakeFlusher) -> None:
+        flusher.count += 1
+        if flusher.count == 2:
+            raise FlushError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(FakeFlusher, "flush", flush)
+    with opened(dest) as destination:
+        with pytest.raises(FlushError):
+            publish(destination, A, B)
+        assert not destination.reserve.is_given_up
+    assert set_aside(dest) == {"/".join(A): OLD}
 
 
 def failing(number: int, name: str | None = None, otherwise: Callable[..., Any] | None = None) -> Callable[..., Any]:
