@@ -197,18 +197,20 @@ class Journal:
             raise UsageError(
                 f"{dest} was written by a newer nccid-fetch (journal version {version})", hint="upgrade nccid-fetch"
             )
-        if version < VERSION:
-            changes = _SCHEMA if version == 0 else "".join(_MIGRATION[step] for step in range(version, VERSION))
-            self._connection.executescript(f"BEGIN;{changes}PRAGMA user_version={VERSION};COMMIT;")
+        if version == 0:
+            self._connection.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version={VERSION};COMMIT;")
         owner = self._connection.execute("SELECT bucket, group_name FROM identity").fetchone()
-        if owner is None:
-            self._connection.execute(
-                "INSERT INTO identity VALUES (?, ?, ?, ?)", (bucket, group, endpoint or "", _now())
-            )
-        elif tuple(owner) != (bucket, group):
+        if owner is not None and tuple(owner) != (bucket, group):
             raise UsageError(
                 f"{dest} belongs to group {owner[1]} of bucket {owner[0]}, not to group {group} of {bucket}",
                 hint="give every bucket and group a --dest of its own",
+            )
+        if 0 < version < VERSION:  # Only now: of what belongs to another, nothing is changed.
+            changes = "".join(_MIGRATION[step] for step in range(version, VERSION))
+            self._connection.executescript(f"BEGIN;{changes}PRAGMA user_version={VERSION};COMMIT;")
+        if owner is None:
+            self._connection.execute(
+                "INSERT INTO identity VALUES (?, ?, ?, ?)", (bucket, group, endpoint or "", _now())
             )
 
     def _look_for_doubt(self) -> None:

@@ -575,6 +575,15 @@ def test_a_change_of_version_that_breaks_off_changes_nothing(dest: Path, monkeyp
         assert journal.records(["training/ct/a"]) == {"training/ct/a": RECORD}
 
 
+@fault(102, 103)
+def test_a_journal_of_version_1_that_belongs_to_another_group_stays_one(dest: Path) -> None:
+    old_journal(dest)
+    before = schema_of(dest)
+    with pytest.raises(UsageError, match="belongs to group training"), opened(dest, group="validation"):
+        pass
+    assert (schema_of(dest), rows_of(dest, "PRAGMA user_version")) == (before, [(1,)])
+
+
 # ---- What was not flushed
 
 
