@@ -527,6 +527,13 @@ GUARDS = (
         "pass",
         "test_kill.py::test_a_second_signal_ends_the_process_at_once",
     ),
+    Guard(
+        "what a run writes to holds nothing up either",
+        "cli/runner.py",
+        "                _end_after_last_words(number)\n",
+        "",
+        "test_kill.py::test_a_signal_ends_a_run_also_where_nobody_reads_what_it_writes",
+    ),
     # The listing.
     Guard(
         "keys rise within a page",

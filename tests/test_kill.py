@@ -9,6 +9,8 @@ import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -112,6 +114,38 @@ def test_a_signal_ends_a_run_in_time_whatever_hangs(s3: ScriptedS3, tmp_path: Pa
     assert "stopped by SIGTERM, without waiting for what did not end" in said
     if step != "open:1":
         Lives(s3, dest, random.Random(0)).look()
+
+
+STUCK = """
+import io, os, signal, sys, threading
+from nccid_fetch.cli import runner
+
+class Stuck(io.RawIOBase):
+    def writable(self):
+        return True
+
+    def write(self, data):
+        os.kill(os.getpid(), signal.SIGTERM)
+        threading.Event().wait()
+
+async def main():
+    print("a line that nobody reads", flush=True)
+
+runner.GRACE_SECONDS = runner.LAST_WORDS_SECONDS = 0.1
+sys.stdout = io.TextIOWrapper(io.BufferedWriter(Stuck()))
+try:
+    runner.run(main())
+except runner.InterruptedRunError as error:
+    runner.report_failure(error, debug=False)
+"""
+
+
+@fault(86)
+def test_a_signal_ends_a_run_also_where_nobody_reads_what_it_writes() -> None:
+    """As in `ls | less`: the run's thread has stdout, and whoever wants to write there as well waits for ever."""
+    ended = subprocess.run([sys.executable, "-c", STUCK], timeout=60, capture_output=True, check=False)
+    assert ended.returncode == 143
+    assert b"stopped by SIGTERM, without waiting" in ended.stderr
 
 
 @fault(86)

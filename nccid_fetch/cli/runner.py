@@ -28,6 +28,9 @@ from .signals import end_at_once, going_to, leave_to_main_thread
 
 GRACE_SECONDS = 5.0
 """How long a run may take to end in order. What sends SIGTERM sends SIGKILL soon after."""
+LAST_WORDS_SECONDS = 1.0
+"""How long a run that is left may then take for its summary. Where that goes may be what hangs, and a thread of the run be in the
+middle of writing to it: no signal would be heard any more."""
 _DESCRIPTORS = 8192
 
 
@@ -66,6 +69,7 @@ def run(main: Coroutine[Any, Any, None]) -> None:
             try:
                 second = news.get(timeout=GRACE_SECONDS)
             except Empty:
+                _end_after_last_words(number)
                 raise InterruptedRunError(number, is_left=True) from None
             if second is not None:
                 end_at_once(second)
@@ -75,6 +79,13 @@ def run(main: Coroutine[Any, Any, None]) -> None:
         raise InterruptedRunError(number) from thread.error
     if thread.error is not None:
         raise thread.error
+
+
+def _end_after_last_words(number: int) -> None:
+    """Give the process a moment to say what there is to say, and then end it as a signal does."""
+    last = threading.Timer(LAST_WORDS_SECONDS, end_at_once, (number,))
+    last.daemon = True
+    last.start()
 
 
 class _RunThread(threading.Thread):
