@@ -292,18 +292,29 @@ class Journal:
                 ],
             )
 
-    def forget(self, keys: Iterable[str]) -> None:
+    def forget(self, keys: Iterable[str], replaced: Iterable[str] = ()) -> None:
         """Forget, durably, records of files that are to be written anew, in a run that does not flush them.
 
         Else a file may keep the recorded size and time through a loss of power, and not its content.
+
+        Args:
+            keys: Keys of files that their records no longer vouch for.
+            replaced: Keys of files that theirs do, and that are to be replaced. As long as they are not, nobody else's
+                file has their name: so these records stay, and are in doubt in any other boot.
         """
         if not self._unflushed:
             return
         with self._telling():
-            rows = [(self._folder_id(_prefix(key)), key[len(_prefix(key)) :]) for key in keys]
+            rows, doubtful = (
+                [(self._folder_id(_prefix(key)), key[len(_prefix(key)) :]) for key in some] for some in (keys, replaced)
+            )
             self._connection.execute("PRAGMA synchronous=FULL")
             with self._transaction():
                 self._connection.executemany("DELETE FROM object WHERE folder = ? AND name = ?", rows)
+                self._connection.executemany(
+                    "UPDATE object SET unflushed = ? WHERE folder = ? AND name = ?",
+                    [(self._unflushed, *row) for row in doubtful],
+                )
             self._connection.execute("PRAGMA synchronous=NORMAL")
 
     def note_failed_flush(self) -> None:

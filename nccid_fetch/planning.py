@@ -75,9 +75,7 @@ class Planner:
                 nesting.add(remote.key)
             decisions.append(decision)
         await self._retime(decisions)
-        await self._forget(
-            [d.remote.key for d in decisions if isinstance(d, Fetch | Check) and d.remote.key in records]
-        )
+        await self._forget(decisions, records)
         if decisions:
             part = part_of(decisions[0].remote.key, self.group)
             self.report(PagePlanned(part, decisions, _known_by_size(decisions, records)))
@@ -154,11 +152,20 @@ class Planner:
         folded = [(fold("/".join(path)), key) for path, key in zip(paths, keys, strict=True)]
         return await self.journal_thread.run(lambda: journal.own_names(folded))
 
-    async def _forget(self, keys: list[str]) -> None:
-        """Let the journal forget what it knows of files that may be written anew, where it has to."""
+    async def _forget(self, decisions: Sequence[Decision], records: Mapping[str, Record]) -> None:
+        """Let the journal forget what it knows of files that may be written anew, where it has to.
+
+        What is in doubt already stays so, in whatever boot: else what a loss of power left would look like somebody's work.
+        """
         journal = self.journal
-        if journal is not None and keys and isinstance(self.tree, Destination):
-            await self.journal_thread.run(lambda: journal.forget(keys))
+        if journal is None or not isinstance(self.tree, Destination):
+            return
+        anew = [d for d in decisions if isinstance(d, Fetch | Check) and d.remote.key in records]
+        sure = [d for d in anew if not records[d.remote.key].in_doubt]
+        replaced = {d.remote.key for d in sure if isinstance(d, Fetch) and d.replaces is not None}
+        keys = [d.remote.key for d in sure if d.remote.key not in replaced]
+        if keys or replaced:
+            await self.journal_thread.run(lambda: journal.forget(keys, replaced))
 
     async def _retime(self, decisions: Sequence[Decision]) -> None:
         """Let mtimes follow where only LastModified moved on."""

@@ -409,7 +409,7 @@ GUARDS = (
     Guard(
         "a record is forgotten before its file is written anew without a flush",
         "planning.py",
-        "await self.journal_thread.run(lambda: journal.forget(keys))",
+        "await self.journal_thread.run(lambda: journal.forget(keys, replaced))",
         "pass",
         "test_power_loss.py::test_whenever_the_power_goes_what_is_recorded_is_there_and_the_next_run_puts_all_right",
     ),

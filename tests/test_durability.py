@@ -16,7 +16,7 @@ from nccid_fetch.settings import Durability, Existing
 
 from .catalogue import fault
 from .oracle import Run, check_tree, fetch, files_of, records, snapshot
-from .servers.scripted import ScriptedS3
+from .servers.scripted import ScriptedS3, Status
 
 pytestmark = pytest.mark.usefixtures("no_pauses")
 
@@ -236,6 +236,40 @@ def test_a_batch_that_only_adopts_is_flushed_before_it_is_recorded(
     machine.fails_at = machine.flushes + 1
     assert fetch(s3, dest).exit_code == 9
     assert records(dest) == {}
+
+
+@fault(69, 107)
+@pytest.mark.parametrize("existing", Existing)
+@pytest.mark.parametrize("boot", ["first", "second"])
+def test_a_file_whose_replacement_did_not_come_in_a_run_that_does_not_flush_is_still_ours(
+    s3: ScriptedS3, dest: Path, machine: Machine, existing: Existing, boot: str
+) -> None:
+    fetch(s3, dest)
+    s3.put(key_of(0), b"another body")
+    s3.script("get", Status(404, "NoSuchKey"), key=key_of(0), count=2)  # By either reader.
+    assert fetch(s3, dest, durability=Durability.NONE).exit_code == 1
+    machine.boot = boot
+    assert fetch(s3, dest, existing=existing).exit_code == 0
+    assert check_tree(dest, snapshot(s3)) == set(records(dest)) == set(snapshot(s3))
+    assert not (dest / ".nccid-fetch/quarantine").exists()
+
+
+@fault(69, 107)
+@pytest.mark.parametrize("existing", Existing)
+def test_what_a_power_failure_left_is_replaced_also_where_the_first_run_that_sees_it_does_not_come_so_far(
+    s3: ScriptedS3, dest: Path, machine: Machine, existing: Existing
+) -> None:
+    fetch(s3, dest, durability=Durability.NONE)
+    path = files_of(dest)[key_of(0)]
+    modified_ns = path.stat().st_mtime_ns
+    path.write_bytes(b"")
+    os.utime(path, ns=(modified_ns, modified_ns))
+    machine.boot = "second"
+    s3.script("get", Status(404, "NoSuchKey"), key=key_of(0), count=2)  # By either reader.
+    assert fetch(s3, dest, durability=Durability.NONE).exit_code == 1
+    assert fetch(s3, dest, existing=existing).exit_code == 0
+    assert check_tree(dest, snapshot(s3)) == set(records(dest)) == set(snapshot(s3))
+    assert not (dest / ".nccid-fetch/quarantine").exists()
 
 
 # --- A flush that fails ---------------------------------------------------------------------------
