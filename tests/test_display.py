@@ -1,12 +1,14 @@
 """What a display says about a tally, with a clock that a test moves."""
 
+import asyncio
+import sys
 from io import StringIO
 from itertools import pairwise
 
 import pytest
 from rich.console import Console
 
-from nccid_fetch.cli.display import Progress, Rate
+from nccid_fetch.cli.display import Progress, Rate, shown
 from nccid_fetch.cli.output import size_text, time_text
 from nccid_fetch.errors import Reason
 from nccid_fetch.events import (
@@ -260,3 +262,22 @@ def test_sizes_are_in_powers_of_1000_with_three_digits_or_so(size: float, text: 
 )
 def test_times_are_in_the_two_units_that_matter(seconds: float, text: str) -> None:
     assert time_text(seconds) == text
+
+
+def test_stdout_stays_what_it_is_while_a_terminal_shows_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is left after a signal still shows its progress when its summary is printed."""
+
+    class Terminal(StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    async def seen() -> object:
+        async with shown(Tally(), quiet=False):
+            return sys.stdout
+
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    out = Terminal()
+    monkeypatch.setattr(sys, "stdout", out)
+    assert asyncio.run(seen()) is out
+    assert out.getvalue() == ""

@@ -146,6 +146,7 @@ async def shown(tally: Tally, *, quiet: bool) -> AsyncIterator[None]:
             console=Console(stderr=True),
             refresh_per_second=REFRESHES_PER_SECOND,
             transient=True,  # The summary that follows says it all again.
+            redirect_stdout=False,  # Else the summary of a run that is left, display and all, would go to stderr.
         ):
             yield
     else:
