@@ -949,6 +949,24 @@ def test_a_folder_that_lets_others_in_is_noted_once_with_what_to_type(
     assert dest.stat().st_mode & 0o777 == mode, "whose folder it is decides"
 
 
+@fault(86, 100)
+def test_no_disk_that_hangs_can_keep_the_main_thread_from_hearing_a_signal(
+    cli: Cli, s3: ScriptedS3, dest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[bool] = []
+    stat = Path.stat
+
+    def noting(path: Path, **options: Any) -> os.stat_result:
+        if path == dest:
+            looked.append(threading.current_thread() is threading.main_thread())
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", noting)
+    assert cli("get", "ct", "--dest", dest).code == 0
+    assert looked
+    assert not any(looked)
+
+
 @fault(82)
 def test_a_folder_of_our_own_making_is_not_noted(cli: Cli, s3: ScriptedS3, dest: Path) -> None:
     for _ in range(2):

@@ -57,8 +57,6 @@ def fetch(command: str, values: options.Values) -> None:
         return
 
     settings = _within_limits(settings, quiet=Format(values["format_"]) is Format.QUIET)
-    if Format(values["format_"]) is not Format.QUIET:
-        _warn_if_open(settings)
 
     async def work(report: Report) -> None:
         await operations.fetch(source, settings, report, command=command, plan_file=plan_file)
@@ -162,6 +160,8 @@ def _run(
     error: Exception | None = None
 
     async def shown_work() -> None:
+        if not planned and spoken is not Format.QUIET:
+            _warn_if_open(settings)  # Here: a disk that hangs must not keep the main thread from hearing signals.
         async with shown(tally, quiet=quiet):
             await work(report)
 
