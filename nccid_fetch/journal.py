@@ -32,7 +32,6 @@ import sqlite3
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -47,6 +46,7 @@ from .sqlitefile import (
     is_damaged,
     is_lockless,
     is_there,
+    now_text,
     primary_code,
     remote_name_of,
     set_aside,
@@ -197,9 +197,10 @@ class Journal:
             raise UsageError(
                 f"{dest} was written by a newer nccid-fetch (journal version {version})", hint="upgrade nccid-fetch"
             )
+        execute, run_script = self._connection.execute, self._connection.executescript
         if version == 0:
-            self._connection.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version={VERSION};COMMIT;")
-        owner = self._connection.execute("SELECT bucket, group_name FROM identity").fetchone()
+            run_script(f"BEGIN;{_SCHEMA}PRAGMA user_version={VERSION};COMMIT;")
+        owner = execute("SELECT bucket, group_name FROM identity").fetchone()
         if owner is not None and tuple(owner) != (bucket, group):
             raise UsageError(
                 f"{dest} belongs to group {owner[1]} of bucket {owner[0]}, not to group {group} of {bucket}",
@@ -207,11 +208,9 @@ class Journal:
             )
         if 0 < version < VERSION:  # Only now: of what belongs to another, nothing is changed.
             changes = "".join(_MIGRATION[step] for step in range(version, VERSION))
-            self._connection.executescript(f"BEGIN;{changes}PRAGMA user_version={VERSION};COMMIT;")
+            run_script(f"BEGIN;{changes}PRAGMA user_version={VERSION};COMMIT;")
         if owner is None:
-            self._connection.execute(
-                "INSERT INTO identity VALUES (?, ?, ?, ?)", (bucket, group, endpoint or "", _now())
-            )
+            execute("INSERT INTO identity VALUES (?, ?, ?, ?)", (bucket, group, endpoint or "", now_text()))
 
     def _look_for_doubt(self) -> None:
         """Find out which runs' records are in doubt. There are few such runs, and no record is looked at."""
@@ -295,26 +294,19 @@ class Journal:
     def forget(self, keys: Iterable[str], replaced: Iterable[str] = ()) -> None:
         """Forget, durably, records of files that are to be written anew, in a run that does not flush them.
 
-        Else a file may keep the recorded size and time through a loss of power, and not its content.
-
-        Args:
-            keys: Keys of files that their records no longer vouch for.
-            replaced: Keys of files that theirs do, and that are to be replaced. As long as they are not, nobody else's
-                file has their name: so these records stay, and are in doubt in any other boot.
+        Else a file may keep the recorded size and time through a loss of power, and not its content. Where a record vouches
+        for the file that is to be replaced, it stays, and is in doubt in any other boot.
         """
         if not self._unflushed:
             return
+        forgetting = "DELETE FROM object WHERE folder = ? AND name = ?"
+        doubting = "UPDATE object SET unflushed = (SELECT max(run) FROM unflushed) WHERE folder = ? AND name = ?"
         with self._telling():
-            rows, doubtful = (
-                [(self._folder_id(_prefix(key)), key[len(_prefix(key)) :]) for key in some] for some in (keys, replaced)
-            )
             self._connection.execute("PRAGMA synchronous=FULL")
             with self._transaction():
-                self._connection.executemany("DELETE FROM object WHERE folder = ? AND name = ?", rows)
-                self._connection.executemany(
-                    "UPDATE object SET unflushed = ? WHERE folder = ? AND name = ?",
-                    [(self._unflushed, *row) for row in doubtful],
-                )
+                for sql, some in ((forgetting, keys), (doubting, replaced)):
+                    rows = [(self._folder_id(_prefix(key)), key[len(_prefix(key)) :]) for key in some]
+                    self._connection.executemany(sql, rows)
             self._connection.execute("PRAGMA synchronous=NORMAL")
 
     def note_failed_flush(self) -> None:
@@ -352,7 +344,7 @@ class Journal:
             for prefix in prefixes:
                 after = prefix[:-1] + "0"  # The character that follows the slash.
                 self._connection.execute("DELETE FROM failure WHERE key >= ? AND key < ?", (prefix, after))
-            cursor = self._connection.execute("INSERT INTO run (command, started) VALUES (?, ?)", (command, _now()))
+            cursor = self._connection.execute("INSERT INTO run (command, started) VALUES (?, ?)", (command, now_text()))
             self._run = int(cursor.lastrowid or 0)
             if durability is Durability.NONE:
                 self._unflushed = self._run
@@ -364,7 +356,7 @@ class Journal:
         finally:
             self._unflushed = 0
             with suppress(sqlite3.Error):  # On a disk that is full, how the run ended is said elsewhere.
-                self._connection.execute("UPDATE run SET ended = ? WHERE id = ?", (_now(), self._run))
+                self._connection.execute("UPDATE run SET ended = ? WHERE id = ?", (now_text(), self._run))
                 self._connection.execute("PRAGMA synchronous=FULL")
 
     def close(self) -> None:
@@ -436,11 +428,9 @@ class Journal:
         if known is not None:
             return known
         row = self._connection.execute("SELECT id FROM folder WHERE prefix = ?", (prefix,)).fetchone()
-        number = (
-            int(row[0])
-            if row
-            else int(self._connection.execute("INSERT INTO folder (prefix) VALUES (?)", (prefix,)).lastrowid or 0)
-        )
+        if row is None:
+            row = (self._connection.execute("INSERT INTO folder (prefix) VALUES (?)", (prefix,)).lastrowid or 0,)
+        number = int(row[0])
         if len(self._folder_ids) >= _FOLDERS_CACHED_MAX:
             self._folder_ids.clear()
         self._folder_ids[prefix] = number
@@ -457,7 +447,3 @@ def _store_etag(etag: ETag) -> bytes | str:
 
 def _load_etag(stored: bytes | str) -> ETag:
     return ETag(stored.hex() if isinstance(stored, bytes) else stored)
-
-
-def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -108,3 +108,8 @@ def set_aside(path: Path) -> None:
 def text_of(text: str) -> str:
     """Return text that SQLite takes: a key that was refused may be no Unicode text."""
     return text.encode(errors="backslashreplace").decode()
+
+
+def now_text() -> str:
+    """Return the time as it is kept for people."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

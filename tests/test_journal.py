@@ -599,7 +599,7 @@ def test_what_is_in_doubt_is_known_by_runs_and_boots_whatever_the_clock_says(
 ) -> None:
     with opened(dest, boot="first") as journal, journal.run("all", [], Durability.NONE):
         journal.commit([("training/ct/a", RECORD)])
-    monkeypatch.setattr(module, "_now", lambda: now)
+    monkeypatch.setattr(module, "now_text", lambda: now)
     with opened(dest, boot="second") as journal, journal.run("all", []):
         journal.commit([("training/ct/b", RECORD)])
         assert journal.records(["training/ct/a", "training/ct/b"]) == {

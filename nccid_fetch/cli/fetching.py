@@ -75,8 +75,13 @@ def _within_limits(settings: Settings, *, quiet: bool) -> Settings:
     return limited
 
 
-def _warn_if_open(settings: Settings) -> None:
-    """Say so if a folder that is there lets in whom one of our own making would not."""
+def _warn_if_open(settings: Settings, *, quiet: bool) -> None:
+    """Say so if a folder that is there lets in whom one of our own making would not.
+
+    Not for the main thread: a disk that hangs must not keep it from hearing signals.
+    """
+    if quiet:
+        return
     try:
         mode = stat.S_IMODE(settings.dest.stat().st_mode)
     except OSError:
@@ -160,8 +165,7 @@ def _run(
     error: Exception | None = None
 
     async def shown_work() -> None:
-        if not planned and spoken is not Format.QUIET:
-            _warn_if_open(settings)  # Here: a disk that hangs must not keep the main thread from hearing signals.
+        _warn_if_open(settings, quiet=planned or spoken is Format.QUIET)
         async with shown(tally, quiet=quiet):
             await work(report)
 
