@@ -26,8 +26,8 @@ from . import strays
 from .output import note, print_error
 from .signals import end_at_once, going_to, leave_to_main_thread
 
-GRACE_SECONDS = 5.0
-"""How long a run may take to end in order. What sends SIGTERM sends SIGKILL soon after."""
+GRACE_SECONDS = 4.0
+"""How long a run may take to end in order: with its last words, five seconds in all. What sends SIGTERM sends SIGKILL soon after."""
 LAST_WORDS_SECONDS = 1.0
 """How long a run that is left may then take for its summary. Where that goes may be what hangs, and a thread of the run be in the
 middle of writing to it: no signal would be heard any more."""
