@@ -44,6 +44,8 @@ T = TypeVar("T")
 MODIFIED = datetime(2021, 3, 1, 12, tzinfo=UTC)
 REGION = "eu-west-2"
 ENDLESS_BYTES = 64 * 1024 * 1024
+_ACCEPTING_TURNS = 10
+"""Turns of the loop after which what was accepted has got as far as `_serve`, with some to spare."""
 _ARCHIVED = ("GLACIER", "DEEP_ARCHIVE")
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 _BEYOND = "\U0010ffff"
@@ -671,7 +673,8 @@ class ScriptedS3:
         self._ready.set()
         await self._stop.wait()
         self._server.close()
-        await asyncio.sleep(0)  # What was accepted gets as far as `_serve`.
+        for _ in range(_ACCEPTING_TURNS):
+            await asyncio.sleep(0)
         ending = dict(self._connections)
         for task, writer in ending.items():
             writer.transport.abort()
