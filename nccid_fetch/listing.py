@@ -17,14 +17,12 @@ from .errors import (
     TokenRefusedError,
     TransientError,
     UnreachableError,
-    decisive,
 )
 from .events import ListingRetrying, Report
 from .model import PartState, RemoteObject
 from .retry import Patience
 from .shards import SHARDS_MAX, Edges, Shard, Shards
 from .store.pages import Lister, Page
-from .tasks import loud
 
 FIRST_ATTEMPTS = 3
 FIRST_THROTTLED_SECONDS_MAX = 60.0
@@ -261,12 +259,7 @@ async def survey(listing: Listing, group: str, asked: Sequence[str]) -> dict[str
         page = await listing.first(warehouse.group_prefix(group), delimiter="/", max_keys=1000)
     except ListingDeniedError:
         parts = tuple(asked) or warehouse.PARTS
-        try:  # When one fails, the others end as well: the session closes then.
-            async with asyncio.TaskGroup() as probing:
-                probes = [probing.create_task(loud(_probe, listing, group, part)) for part in parts]
-        except BaseExceptionGroup as errors:
-            raise decisive(errors) from errors
-        return {part: probe.result() for part, probe in zip(parts, probes, strict=True)}
+        return dict(zip(parts, await asyncio.gather(*(_probe(listing, group, part) for part in parts)), strict=True))
     present = {warehouse.part_of(prefix, group) for prefix in page.prefixes}
     parts = tuple(asked) or (*warehouse.PARTS, *sorted(present.difference(warehouse.PARTS)))
     return {part: None if part in present or page.token else PartState.ABSENT for part in parts}

@@ -811,20 +811,6 @@ def test_of_parts_asked_for_by_name_only_those_are_told(warehouse_s3: ScriptedS3
     assert surveyed(warehouse_s3, "ct", "mri") == {"ct": None, "mri": absent}
 
 
-def test_a_survey_that_fails_leaves_no_part_of_it_behind(warehouse_s3: ScriptedS3) -> None:
-    warehouse_s3.allow_list = parts_only("ct", "mri")
-    warehouse_s3.script("list", Status(403, "ExpiredToken"), key="training/ct/")
-    warehouse_s3.script("list", Stall(), key="training/mri/")
-
-    async def scenario() -> None:
-        async with listing_of(warehouse_s3.endpoint_url) as listing:
-            with pytest.raises(AccessError):
-                await survey(listing, "training", ("ct", "mri"))
-            assert asyncio.all_tasks() == {asyncio.current_task()}
-
-    run(scenario())
-
-
 def test_credentials_at_fault_end_a_survey(warehouse_s3: ScriptedS3) -> None:
     warehouse_s3.script("list", Status(400, "ExpiredToken"))
     with pytest.raises(AccessError):
