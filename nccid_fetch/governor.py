@@ -45,6 +45,9 @@ from .settings import RETRY_FOR_SECONDS
 HOLDS = (UnreachableError, CredentialsError)
 """What holds the run. Whoever meets one asks again, which waits until it is over, and loses no attempt by it."""
 
+_LEFT_SECONDS_MIN = 0.001
+"""Less is no time to wait: added to a large number of seconds it may not even change it."""
+
 Renew = Callable[[], Awaitable[bool]]
 """Reads the credentials anew, and says whether they are others than before. Raises CredentialsError if none are had."""
 
@@ -221,9 +224,9 @@ class Governor:
         if leads:
             self._failures += 1
             self._has_lead = False
-            if now - self._since >= self._time_for(self._reason):
-                self._end(now - self._since)
             left = self._since + self._time_for(self._reason) - now
+            if left < _LEFT_SECONDS_MIN:
+                self._end(now - self._since)
             pause = max(asked, min(left, backoff_seconds(self._failures, self._clock.chance)))
         else:
             self.is_held, self._since, self._failures = True, now, 0

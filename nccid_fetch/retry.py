@@ -6,6 +6,8 @@ from .errors import DigestMismatchError, NccidFetchError, ThrottledError
 
 BASE_SECONDS = 0.2
 CAP_SECONDS = 20.0
+_DOUBLINGS_MAX = 60
+"""Far above the cap, and far below what a float can be."""
 RETRY_AFTER_SECONDS_MAX = 120.0
 MISMATCHES_MAX = 3
 """A body that is not the object three times over will not become it."""
@@ -22,7 +24,7 @@ def backoff_seconds(attempt: int, chance: Callable[[], float]) -> float:
         attempt: The attempt that failed, from 1.
         chance: Returns a number in [0, 1).
     """
-    ceiling = min(CAP_SECONDS, BASE_SECONDS * 2.0 ** (attempt - 1))
+    ceiling = min(CAP_SECONDS, BASE_SECONDS * 2.0 ** min(attempt - 1, _DOUBLINGS_MAX))
     return ceiling * (0.5 + 0.5 * chance())
 
 

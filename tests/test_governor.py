@@ -20,7 +20,7 @@ from nccid_fetch.errors import (
 )
 from nccid_fetch.events import Event, Held, Released, Wait
 from nccid_fetch.governor import HOLDS, Governor
-from nccid_fetch.retry import RETRY_AFTER_SECONDS_MAX
+from nccid_fetch.retry import CAP_SECONDS, RETRY_AFTER_SECONDS_MAX, backoff_seconds
 
 from .catalogue import fault
 from .conftest import run
@@ -380,3 +380,7 @@ def test_a_run_that_is_not_held_waits_for_nothing() -> None:
             entering.__await__().__next__()
 
     run(scenario())
+
+
+def test_however_often_something_failed_the_pause_is_a_number_and_no_longer_than_the_longest() -> None:
+    assert backoff_seconds(10_000, lambda: 1.0) == CAP_SECONDS
