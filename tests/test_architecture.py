@@ -19,7 +19,19 @@ LINES_MAX = 450
 # `nccid_fetch` itself is the door: it names what is public, loads it when it is asked for, and has no rank.
 RANKS = (
     (
-        *("warehouse", "errors", "adaptive", "clock", "digests", "slots", "disk", "filesystem", "reserve", "tasks"),
+        *(
+            "warehouse",
+            "errors",
+            "adaptive",
+            "clock",
+            "digests",
+            "slots",
+            "disk",
+            "filesystem",
+            "reserve",
+            "tasks",
+            "units",
+        ),
         *("cli", "cli.signals", "demo.clinical", "store", "store.pace", "store.signing"),
     ),
     ("durability", "model", "keys", "retry", "settings", "sqlitefile", "demo", "store.reactor"),
@@ -43,7 +55,19 @@ RANKS = (
 RANK = {module: rank for rank, modules in enumerate(RANKS) for module in modules}
 
 PURE = (
-    *("warehouse", "errors", "adaptive", "model", "retry", "digests", "keys", "settings", "decisions", "shards"),
+    *(
+        "warehouse",
+        "errors",
+        "adaptive",
+        "units",
+        "model",
+        "retry",
+        "digests",
+        "keys",
+        "settings",
+        "decisions",
+        "shards",
+    ),
     *("events", "room", "summary"),
 )
 """Values in, values out: no clock, no chance, no disk, no network, no loop. `store.protocol` is types alone."""

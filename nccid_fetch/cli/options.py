@@ -1,20 +1,26 @@
 """Options as typer knows them, each written once, and the values that they make."""
 
-import re
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from inspect import Parameter, Signature
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 import typer
 
 from nccid_fetch import __version__, warehouse
 from nccid_fetch.settings import CONCURRENCY_MAX, Durability, Existing, Settings, Source, Transport, Verify
+from nccid_fetch.units import parse_duration
 
-_SOURCE = "Where from"
-_FETCH = "What and how"
-_OUTPUT = "Output"
+T = TypeVar("T")
+
+_FROM = "Where from"
+_WHAT = "What to fetch"
+_TO = "Where to"
+_SURE = "How sure"
+_PACE = "How fast, and when"
+_TROUBLE = "When something goes wrong"
+_TELL = "What it tells"
 
 
 class Format(StrEnum):
@@ -26,264 +32,174 @@ class Format(StrEnum):
     QUIET = "quiet"
 
 
-def _duration(text: str) -> float:
-    """Return seconds, from `30`, `30s`, `15m` or `8h`."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)(s|m|h|)", str(text).strip())
-    if not found:
-        raise typer.BadParameter(f"{text!r} is not a time like 30s, 15m or 8h")
-    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
+class LogFormat(StrEnum):
+    """How a log file is written."""
+
+    TEXT = "text"
+    JSON = "json"
 
 
-def _concurrency(text: str | int) -> int | Literal["auto"]:
+def _read(parse: Callable[[str], T]) -> Callable[[Any], T]:
+    """Make a parser for typer of one that raises ValueError. A value that is none of a text is a default, and stays."""
+
+    def read(given: Any) -> T:  # noqa: ANN401 - a text, or a default.
+        try:
+            return parse(given) if isinstance(given, str) else cast("T", given)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from None
+
+    return read
+
+
+def _concurrency(text: str) -> int | Literal["auto"]:
     if text == "auto":
         return "auto"
     try:
         return int(text)
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is neither a number nor auto") from None
+        raise ValueError(f"{text!r} is neither a number nor auto") from None
 
 
-def _folder(text: str | Path) -> Path:
+def _folder(text: str) -> Path:
     """Return a path; not for an empty text, which is `--dest "$UNSET"` and would mean the current folder."""
-    if not str(text):
-        raise typer.BadParameter("an empty path names no folder")
+    if not text:
+        raise ValueError("an empty path names no folder")
     return Path(text)
 
 
-def _env(name: str, *others: str) -> str | list[str]:
-    own = f"NCCID_FETCH_{name}"
-    return [own, *others] if others else own  # typer's messages show even a list of one as Python writes it.
+def _option(flag: str, panel: str, told: str, *, also: Sequence[str] = (), **more: Any) -> Any:  # noqa: ANN401
+    """Return an option that can be given as a variable, too.
+
+    Args:
+        flag: As it is written on the command line.
+        panel: What it is for; the heading that it stands under in the help.
+        told: What it does.
+        also: Other variables than its own.
+        **more: What typer takes.
+    """
+    own = "NCCID_FETCH_" + flag.lstrip("-").upper().replace("-", "_")
+    if "parser" in more:
+        more["parser"] = _read(more["parser"])
+    # typer's messages show even a list of one as Python writes it.
+    return typer.Option(flag, envvar=[own, *also] if also else own, help=told, rich_help_panel=panel, **more)
 
 
-Bucket = Annotated[str, typer.Option("--bucket", envvar=_env("BUCKET"), help="The bucket.", rich_help_panel=_SOURCE)]
-Group = Annotated[
-    str,
-    typer.Option("--group", envvar=_env("GROUP"), help=f"{' or '.join(warehouse.GROUPS)}.", rich_help_panel=_SOURCE),
-]
-Profile = Annotated[
-    str | None,
-    typer.Option(
-        "--profile",
-        envvar=_env("PROFILE"),
-        help="The AWS profile to use.",
-        show_default="what AWS's variables and files say",
-        rich_help_panel=_SOURCE,
-    ),
-]
+_AWS_SAYS = "what AWS's variables and files say"
+
+Bucket = Annotated[str, _option("--bucket", _FROM, "The bucket.")]
+Group = Annotated[str, _option("--group", _FROM, f"{' or '.join(warehouse.GROUPS)}.")]
+Profile = Annotated[str | None, _option("--profile", _FROM, "The AWS profile to use.", show_default=_AWS_SAYS)]
 Region = Annotated[
     str | None,
-    typer.Option(
-        "--region",
-        envvar=_env("REGION"),
-        help="The bucket's region.",
-        show_default=f"what AWS's variables and files say, else {warehouse.REGION}",
-        rich_help_panel=_SOURCE,
-    ),
+    _option("--region", _FROM, "The bucket's region.", show_default=f"{_AWS_SAYS}, else {warehouse.REGION}"),
 ]
 EndpointUrl = Annotated[
-    str | None,
-    typer.Option(
-        "--endpoint-url",
-        envvar=_env("ENDPOINT_URL"),
-        help="Another S3 server than AWS's.",
-        show_default="what AWS's variables and files say",
-        rich_help_panel=_SOURCE,
-    ),
+    str | None, _option("--endpoint-url", _FROM, "Another S3 server than AWS's.", show_default=_AWS_SAYS)
 ]
-NoSignRequest = Annotated[
-    bool,
-    typer.Option(
-        "--no-sign-request",
-        envvar=_env("NO_SIGN_REQUEST"),
-        help="Ask without credentials.",
-        rich_help_panel=_SOURCE,
-    ),
-]
-AllowHttp = Annotated[
-    bool,
-    typer.Option(
-        "--allow-http",
-        envvar=_env("ALLOW_HTTP"),
-        help="Permit an endpoint without TLS beyond this machine.",
-        rich_help_panel=_SOURCE,
-    ),
-]
-Dest = Annotated[
-    Path,
-    typer.Option(
-        "--dest",
-        envvar=_env("DEST", "NCCID_DATA_DIR"),
-        parser=_folder,
-        metavar="<path>",
-        help="The destination folder.",
-        rich_help_panel=_FETCH,
-    ),
-]
-Concurrency = Annotated[
-    int,  # Or "auto": typer takes no unions, and leaves it to the parser.
-    typer.Option(
-        "--concurrency",
-        envvar=_env("CONCURRENCY"),
-        parser=_concurrency,
-        metavar="N|auto",
-        help=f"Objects in flight, 1 to {CONCURRENCY_MAX}; auto finds out how many are worth it.",
-        rich_help_panel=_FETCH,
-    ),
-]
-DryRun = Annotated[
-    bool,
-    typer.Option(
-        "--dry-run", envvar=_env("DRY_RUN"), help="List and decide, download nothing.", rich_help_panel=_FETCH
-    ),
-]
+NoSignRequest = Annotated[bool, _option("--no-sign-request", _FROM, "Ask without credentials.")]
+AllowHttp = Annotated[bool, _option("--allow-http", _FROM, "Permit an endpoint without TLS beyond this machine.")]
+
 Include = Annotated[
     list[str] | None,
-    typer.Option(
-        "--include",
-        envvar=_env("INCLUDE"),
-        help="Only keys that match, below the group: 'ct/Covid0*'. Repeatable.",
-        rich_help_panel=_FETCH,
-    ),
+    _option("--include", _WHAT, "Only keys that match, below the group: 'ct/Covid0*'. Repeatable.", metavar="GLOB"),
 ]
 Exclude = Annotated[
     list[str] | None,
-    typer.Option(
-        "--exclude",
-        envvar=_env("EXCLUDE"),
-        help="No keys that match; wins over --include. Repeatable.",
-        rich_help_panel=_FETCH,
-    ),
+    _option("--exclude", _WHAT, "No keys that match; wins over --include. Repeatable.", metavar="GLOB"),
 ]
-PlanFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--plan", envvar=_env("PLAN"), help="Carry out a plan made by 'plan --output'.", rich_help_panel=_FETCH
-    ),
-]
-VerifyBy = Annotated[
-    Verify,
-    typer.Option(
-        "--verify",
-        envvar=_env("VERIFY"),
-        help="Prove downloads by their digest, or by their size alone.",
-        rich_help_panel=_FETCH,
-    ),
-]
-RequireVerified = Annotated[
-    bool,
-    typer.Option(
-        "--require-verified",
-        envvar=_env("REQUIRE_VERIFIED"),
-        help="End with 3 if an object is known by its size alone.",
-        rich_help_panel=_FETCH,
-    ),
+PlanFile = Annotated[Path | None, _option("--plan", _WHAT, "Carry out a plan made by 'plan --output'.", metavar="FILE")]
+DryRun = Annotated[bool, _option("--dry-run", _WHAT, "List and decide, download nothing.")]
+Strict = Annotated[bool, _option("--strict", _WHAT, "A denied part is an error.")]
+
+Dest = Annotated[
+    Path,
+    _option("--dest", _TO, "The destination folder.", also=["NCCID_DATA_DIR"], parser=_folder, metavar="DIR"),
 ]
 ExistingFiles = Annotated[
     Existing,
-    typer.Option(
+    _option(
         "--existing",
-        envvar=_env("EXISTING"),
-        help="Files that no record vouches for and that differ: set them aside, keep them, or replace them.",
-        rich_help_panel=_FETCH,
+        _TO,
+        "Files that no record vouches for and that differ: set them aside, keep them, or replace them.",
     ),
 ]
-Strict = Annotated[
-    bool,
-    typer.Option("--strict", envvar=_env("STRICT"), help="A denied part is an error.", rich_help_panel=_FETCH),
+GroupReadable = Annotated[
+    bool, _option("--group-readable", _TO, "Files 0640 and folders 0750 instead of 0600 and 0700.")
+]
+
+VerifyBy = Annotated[Verify, _option("--verify", _SURE, "Prove downloads by their digest, or by their size alone.")]
+RequireVerified = Annotated[
+    bool, _option("--require-verified", _SURE, "End with 3 if an object is known by its size alone.")
 ]
 DurableBy = Annotated[
     Durability,
-    typer.Option(
+    _option(
         "--durability",
-        envvar=_env("DURABILITY"),
-        help="Flush to disk about a thousand objects at a time, each file by itself, or none: "
+        _SURE,
+        "Flush to disk about a thousand objects at a time, each file by itself, or none: "
         "then what was fetched is hashed again after a restart of the machine.",
-        rich_help_panel=_FETCH,
+    ),
+]
+
+Concurrency = Annotated[
+    int,  # Or "auto": typer takes no unions, and leaves it to the parser.
+    _option(
+        "--concurrency",
+        _PACE,
+        f"Objects in flight, 1 to {CONCURRENCY_MAX}; auto finds out how many are worth it.",
+        parser=_concurrency,
+        metavar="N|auto",
     ),
 ]
 TransportChoice = Annotated[
-    Transport,
-    typer.Option(
-        "--transport",
-        envvar=_env("TRANSPORT"),
-        help="Which client reads objects; auto takes the fast one wherever it is safe.",
-        rich_help_panel=_FETCH,
-    ),
+    Transport, _option("--transport", _PACE, "Which client reads objects; auto takes the fast one wherever it is safe.")
 ]
-Attempts = Annotated[
-    int,
-    typer.Option("--attempts", envvar=_env("ATTEMPTS"), help="Attempts per object.", rich_help_panel=_FETCH),
-]
+
+Attempts = Annotated[int, _option("--attempts", _TROUBLE, "Attempts per object.", metavar="N")]
 Stall = Annotated[
     float,
-    typer.Option(
-        "--stall",
-        envvar=_env("STALL"),
-        parser=_duration,
-        metavar="TIME",
-        help="An attempt ends when no byte came for so long.",
-        rich_help_panel=_FETCH,
+    _option(
+        "--stall", _TROUBLE, "An attempt ends when no byte came for so long.", parser=parse_duration, metavar="TIME"
     ),
 ]
 RetryFor = Annotated[
     float,
-    typer.Option(
+    _option(
         "--retry-for",
-        envvar=_env("RETRY_FOR"),
-        parser=_duration,
+        _TROUBLE,
+        "How long to wait for an endpoint that is gone, or for credentials that have expired.",
+        parser=parse_duration,
         metavar="TIME",
-        help="How long to wait for an endpoint that is gone, or for credentials that have expired.",
-        rich_help_panel=_SOURCE,
     ),
 ]
-GroupReadable = Annotated[
-    bool,
-    typer.Option(
-        "--group-readable",
-        envvar=_env("GROUP_READABLE"),
-        help="Files 0640 and folders 0750 instead of 0600 and 0700.",
-        rich_help_panel=_FETCH,
-    ),
-]
+
 OutputFormat = Annotated[
-    Format,
-    typer.Option(
-        "--format",
-        envvar=_env("FORMAT"),
-        help="auto is human; json prints one object at the end; quiet prints errors only.",
-        rich_help_panel=_OUTPUT,
-    ),
-]
-Debug = Annotated[
-    bool,
-    typer.Option("--debug", envvar=_env("DEBUG"), help="Show a traceback with an error.", rich_help_panel=_OUTPUT),
+    Format, _option("--format", _TELL, "auto is human; json prints one object at the end; quiet prints errors only.")
 ]
 Verbose = Annotated[
     bool,
     typer.Option(
-        "-v", envvar=_env("VERBOSE"), help="Name every retry and every failure as it happens.", rich_help_panel=_OUTPUT
+        "-v",
+        envvar="NCCID_FETCH_VERBOSE",
+        help="Name every retry and every failure as it happens.",
+        rich_help_panel=_TELL,
     ),
 ]
-Parts = Annotated[list[str] | None, typer.Argument(metavar="PART", help="Parts of the group; none for all.")]
+Debug = Annotated[bool, _option("--debug", _TELL, "Show a traceback with an error.")]
 PlanOutput = Annotated[
-    Path | None,
-    typer.Option(
-        "--output", envvar=_env("OUTPUT"), help="Write the plan to a file, as JSON lines.", rich_help_panel=_OUTPUT
-    ),
+    Path | None, _option("--output", _TELL, "Write the plan to a file, as JSON lines.", metavar="FILE")
 ]
-Prefix = Annotated[str, typer.Argument(metavar="PREFIX", help="A prefix below the group: ct/Covid0000")]
-OnlySummary = Annotated[
-    bool,
-    typer.Option("--summary", envvar=_env("SUMMARY"), help="Objects and bytes per part.", rich_help_panel=_OUTPUT),
-]
-Serve = Annotated[bool, typer.Option("--serve", help="Keep the server up, and print what points a client at it.")]
+OnlySummary = Annotated[bool, _option("--summary", _TELL, "Objects and bytes per part.")]
 
+Parts = Annotated[list[str] | None, typer.Argument(metavar="PART", help="Parts of the group; none for all.")]
+Prefix = Annotated[str, typer.Argument(metavar="PREFIX", help="A prefix below the group: ct/Covid0000")]
+Serve = Annotated[bool, typer.Option("--serve", help="Keep the server up, and print what points a client at it.")]
 DemoDest = Annotated[
     Path | None,
     typer.Option(
         "--dest",
-        parser=_folder,
-        metavar="<path>",
+        parser=_read(_folder),
+        metavar="DIR",
         help="Where to put the files.",
         show_default="a folder that is removed afterwards",
     ),
