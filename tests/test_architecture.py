@@ -40,10 +40,10 @@ RANKS = (
         *("store.answers", "store.protocol", "store.strict", "demo.synthetic", "cli.options"),
     ),
     ("destination", "ranges", "room", "summary", "governor", "demo.server"),
-    ("planning", "commit", "store.session", "cli.output"),
-    ("store.fast", "store.pages", "store.reference", "cli.display", "cli.strays"),
-    ("listing", "proof", "cli.runner"),
-    ("transfer",),
+    ("planning", "commit", "progress", "store.session"),
+    ("store.fast", "store.pages", "store.reference", "cli.output"),
+    ("listing", "proof", "cli.display", "cli.strays"),
+    ("transfer", "cli.runner"),
     ("pipeline",),
     ("operations",),
     ("api", "cli.fetching", "cli.listing"),
@@ -68,7 +68,7 @@ PURE = (
         "decisions",
         "shards",
     ),
-    *("events", "room", "summary"),
+    *("events", "room", "summary", "progress"),
 )
 """Values in, values out: no clock, no chance, no disk, no network, no loop. `store.protocol` is types alone."""
 IMPURE = {

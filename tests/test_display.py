@@ -1,6 +1,7 @@
 """What a display says about a tally, with a clock that a test moves."""
 
 import asyncio
+import json
 import sys
 from io import StringIO
 from itertools import pairwise
@@ -8,7 +9,7 @@ from itertools import pairwise
 import pytest
 from rich.console import Console
 
-from nccid_fetch.cli.display import Progress, Rate, shown
+from nccid_fetch.cli.display import Display, line, shown
 from nccid_fetch.cli.output import size_text, time_text
 from nccid_fetch.errors import Reason
 from nccid_fetch.events import (
@@ -26,6 +27,7 @@ from nccid_fetch.events import (
     Wait,
 )
 from nccid_fetch.model import ETag, Fetch, PartState, RemoteObject, Skip, VerifiedBy, Why
+from nccid_fetch.progress import Meter, Progress, Rate
 from nccid_fetch.summary import Tally
 
 MB = 1_000_000
@@ -46,7 +48,8 @@ class Run:
 
     def __init__(self, *parts: str, states: dict[str, PartState] | None = None) -> None:
         self.tally, self.clock = Tally(), Clock()
-        self.progress = Progress(self.tally, self.clock)
+        self.meter = Meter(self.tally, self.clock)
+        self.display = Display(self.meter.read)
         self.tally(PartsKnown(parts or ("ct",), states or {}))
 
     def page(self, count: int, part: str = "ct", size: int = MB, start: int = 0) -> list[RemoteObject]:
@@ -62,25 +65,28 @@ class Run:
         self.tally(Received(sum(remote.size for remote in remotes)))
         self.tally(Committed([Fetched(remote, VerifiedBy.MD5) for remote in remotes]))
 
+    def line(self) -> str:
+        return line(self.meter.read())
+
     def rendered(self, width: int) -> str:
         console = Console(record=True, width=width, file=StringIO())
-        console.print(self.progress.render())
+        console.print(self.display.render())
         return console.export_text()
 
 
 def test_while_listing_goes_on_totals_are_a_lower_bound() -> None:
     run = Run()
     run.fetch(run.page(1000)[:10])
-    assert run.progress.line() == "10 of at least 1,000 objects, 10.0 MB of 1.0 GB, 10.0 MB/s, listing..."
+    assert run.line() == "10 of at least 1,000 objects, 10.0 MB of 1.0 GB, 10.0 MB/s, listing..."
 
 
 def test_one_part_that_is_still_listed_keeps_all_totals_open() -> None:
     run = Run("ct", "mri")
     run.page(10)
     run.end("ct")
-    assert "of at least 10 objects" in run.progress.line()
+    assert "of at least 10 objects" in run.line()
     run.end("mri", PartState.EMPTY)
-    assert "0 of 10 objects" in run.progress.line()
+    assert "0 of 10 objects" in run.line()
 
 
 def test_after_it_there_is_a_time_left_by_the_rate() -> None:
@@ -88,20 +94,20 @@ def test_after_it_there_is_a_time_left_by_the_rate() -> None:
     remotes = run.page(1000)
     run.end()
     run.fetch(remotes[:100], seconds=10)
-    assert run.progress.line() == "100 of 1,000 objects, 100 MB of 1.0 GB, 10.0 MB/s, 1m 30s left"
+    assert run.line() == "100 of 1,000 objects, 100 MB of 1.0 GB, 10.0 MB/s, 1m 30s left"
 
 
 def test_without_a_byte_coming_in_it_waits() -> None:
     run = Run()
     remotes = run.page(10)
     run.end()
-    assert run.progress.line().endswith("0 B/s, waiting")
+    assert run.line().endswith("0 B/s, waiting")
     run.fetch(remotes[:1])
-    run.progress.line()
+    run.line()
     run.clock.time += 60
-    run.progress.line()
+    run.line()
     run.clock.time += 60
-    assert run.progress.line().endswith("0 B/s, waiting")
+    assert run.line().endswith("0 B/s, waiting")
 
 
 def test_at_the_end_there_is_nothing_left() -> None:
@@ -109,7 +115,7 @@ def test_at_the_end_there_is_nothing_left() -> None:
     remotes = run.page(10)
     run.end()
     run.fetch(remotes)
-    assert run.progress.line() == "10 of 10 objects, 10.0 MB of 10.0 MB, 10.0 MB/s"
+    assert run.line() == "10 of 10 objects, 10.0 MB of 10.0 MB, 10.0 MB/s"
 
 
 def test_what_is_skipped_counts_as_done_and_not_as_received() -> None:
@@ -118,7 +124,7 @@ def test_what_is_skipped_counts_as_done_and_not_as_received() -> None:
     run.tally(PagePlanned("ct", [Skip(remote)]))
     run.end()
     run.clock.time += 1
-    assert run.progress.line() == "1 of 1 objects, 1.0 MB of 1.0 MB, 0 B/s"
+    assert run.line() == "1 of 1 objects, 1.0 MB of 1.0 MB, 0 B/s"
 
 
 def test_troubles_are_counted_where_there_are_any() -> None:
@@ -128,16 +134,16 @@ def test_troubles_are_counted_where_there_are_any() -> None:
     run.tally(Retrying(remotes[2], 1, "slow down", 0.1, throttled=True))
     run.tally(Retrying(remotes[3], 1, "slow down", 0.1, throttled=True))
     run.tally(Committed([Failed(refused, Reason.CONFLICT, ""), Failed(failed, Reason.GONE, "")]))
-    assert run.progress.line().endswith("listing..., 2 failed, 1 retries, 2 throttled")
+    assert run.line().endswith("listing..., 2 failed, 1 retries, 2 throttled")
 
 
 def test_how_many_are_in_flight_is_shown_where_the_run_finds_out() -> None:
     run = Run()
     run.page(10)
-    assert "in flight" not in run.progress.line()
+    assert "in flight" not in run.line()
     run.tally(LimitSet(64))
     run.tally(LimitSet(96))
-    assert run.progress.line().endswith("listing..., 96 in flight (auto)")
+    assert run.line().endswith("listing..., 96 in flight (auto)")
     assert "96 in flight (auto)" in run.rendered(200)
 
 
@@ -146,18 +152,18 @@ def test_a_line_says_first_what_a_held_run_waits_for_and_for_how_long() -> None:
     run.page(10)
     run.tally(Held(Wait.ENDPOINT, "it cannot be reached", run.clock.time, 5.0, 900.0))
     run.clock.time += 130
-    assert run.progress.line().startswith("waiting for the endpoint, 2m 10s of 15m 00s, 0 of at least 10 objects")
+    assert run.line().startswith("waiting for the endpoint, 2m 10s of 15m 00s, 0 of at least 10 objects")
     run.tally(Released(Wait.ENDPOINT, 130.0))
-    assert "waiting for" not in run.progress.line()
+    assert "waiting for" not in run.line()
 
 
 def test_a_line_says_that_the_server_slows_the_run_down_as_long_as_it_does() -> None:
     run = Run()
     run.page(10)
     run.tally(LimitSet(51, 64))
-    assert run.progress.line().endswith("slowed down by the server: 51 of 64 in flight")
+    assert run.line().endswith("slowed down by the server: 51 of 64 in flight")
     run.tally(LimitSet(64, 64))
-    assert "in flight" not in run.progress.line()
+    assert "in flight" not in run.line()
 
 
 def test_a_rate_is_that_of_the_last_moments() -> None:
@@ -204,7 +210,7 @@ def test_nothing_shown_ever_jumps_back() -> None:
 
 def _share(run: Run, part: str) -> float | None:
     """What the bar of a part shows: None while it pulses."""
-    table = run.progress.render().renderables[1]  # type: ignore[union-attr]
+    table = run.display.render().renderables[1]  # type: ignore[union-attr]
     bar = list(table.columns[1].cells)[list(run.tally.parts).index(part)]
     return None if bar.total is None else bar.completed / bar.total
 
@@ -221,7 +227,7 @@ def test_the_live_block_fits_its_terminal(width: int) -> None:
     rows = run.rendered(width).splitlines()
 
     assert max(map(len, rows)) <= width
-    line, ct, mri, xray, unknown = rows
+    top, ct, mri, xray, unknown = rows
     assert ct.split()[0] == "ct"
     assert "100/1,234" in ct
     assert "1.2 GB" in ct
@@ -229,8 +235,17 @@ def test_the_live_block_fits_its_terminal(width: int) -> None:
     assert mri.rstrip().endswith("listing...")
     assert xray.rstrip().endswith("denied")
     assert unknown.rstrip().endswith("empty")
-    whole = run.progress.line() + ", 1m 05s"
-    assert line.rstrip() == whole if len(whole) <= width else line.rstrip().endswith("…")
+    whole = run.line() + ", 1m 05s"
+    assert top.rstrip() == whole if len(whole) <= width else top.rstrip().endswith("…")
+
+
+def test_progress_can_be_written_down_and_read_again() -> None:
+    run = Run("ct", "mri", states={"mri": PartState.DENIED})
+    run.fetch(run.page(3)[:1])
+    run.tally(LimitSet(51, 64))
+    run.tally(Held(Wait.ENDPOINT, "it cannot be reached", run.clock.time, 5.0, 900.0))
+    progress = run.meter.read()
+    assert Progress.from_dict(json.loads(json.dumps(progress.as_dict()))) == progress
 
 
 def test_the_name_of_a_part_cannot_speak_to_the_terminal_nor_to_rich() -> None:

@@ -9,6 +9,7 @@ from nccid_fetch.errors import AccessError, Reason, RunError
 from nccid_fetch.events import Held, LimitSet, Released
 from nccid_fetch.keys import printable
 from nccid_fetch.model import PartState, VerifiedBy
+from nccid_fetch.progress import Waiting
 from nccid_fetch.summary import Count, Summary
 
 _UNITS = ("B", "KB", "MB", "GB", "TB", "PB")
@@ -47,9 +48,9 @@ def objects_text(number: int) -> str:
     return f"{number:,} object{'' if number == 1 else 's'}"
 
 
-def held_text(held: Held, seconds: float) -> str:
-    """Return what a run waits for that has been held for so many seconds: the endpoint, 2m 10s of 15m 00s."""
-    return f"waiting for {held.reason}, {time_text(seconds)} of {time_text(held.retry_for_seconds)}"
+def waiting_text(waiting: Waiting) -> str:
+    """Return what a run is held by: waiting for the endpoint, 2m 10s of 15m 00s."""
+    return f"waiting for {waiting.reason}, {time_text(waiting.seconds)} of {time_text(waiting.retry_for_seconds)}"
 
 
 def note_hold(event: Held | Released) -> None:
