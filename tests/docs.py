@@ -23,7 +23,8 @@ def options_table() -> str:
     for name, command in commands().items():
         for parameter in command.params:
             flags = [flag for flag in getattr(parameter, "opts", []) if flag.startswith("-")]
-            if flags and flags[0] != "--help":
+            copied = name == "config" and flags and flags[0] in rows  # It takes what `all` takes.
+            if flags and flags[0] != "--help" and not copied:
                 users, _ = rows.setdefault(flags[0], ([], _help(parameter)))
                 users.append(name)
     lines = ["| Option | Commands | |", "|---|---|---|"]
