@@ -189,7 +189,7 @@ def ls(values: options.Values) -> None:
 )
 @options.takes({"example": (options.Example, False)}, options.FETCH, options.SOURCE, options.OUTPUT)
 def config(values: options.Values) -> None:
-    """Show what every option is set to, and where: flag, variable, file or default."""
+    """Show every option's value and its source."""
     from .config import print_example, show  # noqa: PLC0415
 
     with _ending(values):
@@ -211,7 +211,10 @@ def config(values: options.Values) -> None:
 )
 @options.takes({"shell": (options.ShellName, Parameter.empty)}, {"debug": options.OUTPUT["debug"]})
 def completion_script(values: options.Values) -> None:
-    """Print what lets a shell complete commands, options, parts and profiles."""
+    """Print the completion script of a shell.
+
+    With it, the tab key completes commands, options, parts, profiles and files.
+    """
     with _ending(values):
         completion.print_script(values["shell"])
 

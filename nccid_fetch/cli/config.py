@@ -11,7 +11,7 @@ from nccid_fetch.keys import printable
 
 from . import awsfiles, options
 from .configfile import settable, toml, usual_path
-from .help import PANELS, Command, panel_of
+from .help import PANELS, Command, panel_of, place_of
 from .options import Format
 from .origins import Origin, origin_of
 from .output import print_json
@@ -78,7 +78,7 @@ def _settings(context: typer.Context) -> list[Setting]:
 
 def _ordered(context: typer.Context) -> list[tuple[str, Any]]:
     found = settable(context.find_root().command).items()
-    return sorted(found, key=lambda item: PANELS.index(panel_of(item[1])))
+    return sorted(found, key=lambda item: place_of(panel_of(item[1]), PANELS))
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - whatever a default is.
@@ -151,6 +151,7 @@ def _example(context: typer.Context) -> Iterator[str]:
     yield "# nccid-fetch: a configuration file. Every option is at its default, or has none and is a comment."
     yield f"# It is read from {usual_path()},"
     yield "# from where NCCID_FETCH_CONFIG says, or from where --config says. Flags and variables come first."
+    yield "# Only its owner may be able to write it: chmod go-w FILE"
     panel = ""
     for key, parameter in _ordered(context):
         if panel_of(parameter) != panel:

@@ -45,7 +45,7 @@ EXIT_CODES = (
 
 EVERY_OPTION = (
     "Every option is a variable and a line of the configuration file as well: NCCID_FETCH_CONCURRENCY=64, "
-    "concurrency = 64. A flag comes first, then the variable, then the file; `nccid-fetch config` shows what applies."
+    "concurrency = 64. A flag comes first, then the variable, then the file; 'nccid-fetch config' shows what applies."
 )
 READ_ON = "Exit codes: nccid-fetch --help. All of it on one page: man nccid-fetch."
 _FIRST_COLUMN = 24
@@ -116,6 +116,11 @@ def panel_of(parameter: Any) -> str:  # noqa: ANN401
     return parameter.rich_help_panel or "Options"
 
 
+def place_of(panel: str, order: tuple[str, ...]) -> int:
+    """Return where a panel stands among others; one that they do not name stands before them."""
+    return order.index(panel) if panel in order else -1
+
+
 def _records(parameters: Iterable[Any], context: Any) -> list[tuple[str, tuple[str, str]]]:  # noqa: ANN401
     found = ((parameter, parameter.get_help_record(context)) for parameter in parameters)
     return [(panel_of(parameter), _tidied(parameter, *record)) for parameter, record in found if record is not None]
@@ -131,7 +136,7 @@ def _tidied(parameter: Any, name: str, told: str) -> tuple[str, str]:  # noqa: A
 def _write_sections(formatter: Any, rows: list[tuple[str, tuple[str, str]]], order: tuple[str, ...]) -> None:  # noqa: ANN401
     """Write a section for each panel; the columns of all of them stand under each other."""
     width = max(len(first) for _, (first, _) in rows if len(first) <= _FIRST_COLUMN)
-    panels = sorted({panel: None for panel, _ in rows}, key=lambda panel: order.index(panel) if panel in order else -1)
+    panels = sorted({panel: None for panel, _ in rows}, key=lambda panel: place_of(panel, order))
     for panel in panels:
         with formatter.section(panel):
             formatter.write_dl(

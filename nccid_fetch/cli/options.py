@@ -234,7 +234,10 @@ Prefix = Annotated[
     str,
     typer.Argument(metavar="PREFIX", help="A prefix below the group: ct/Covid0000", autocompletion=completion.prefixes),
 ]
-Serve = Annotated[bool, typer.Option("--serve", help="Keep the server up, and print what points a client at it.")]
+Serve = Annotated[
+    bool,
+    typer.Option("--serve", help="Keep the server up, and print what points a client at it.", rich_help_panel=_WHAT),
+]
 DemoDest = Annotated[
     Path | None,
     typer.Option(
@@ -242,6 +245,7 @@ DemoDest = Annotated[
         parser=_read(_path),
         metavar="DIR",
         help="Where to put the files.",
+        rich_help_panel=_TO,
         show_default="a folder that is removed afterwards",
     ),
 ]
