@@ -26,7 +26,7 @@ class Setting(NamedTuple):
     Attributes:
         panel: What it is for.
         key: Its name.
-        value: As it was written; None if nothing was, and nothing is the default.
+        value: As it is written; None if nothing is, and that is the default.
         origin: Where it was written.
     """
 
@@ -72,7 +72,11 @@ def _settings(context: typer.Context) -> list[Setting]:
     settings = []
     for key, parameter in _ordered(context):
         value, source = parameter.consume_value(context, given)
-        settings.append(Setting(panel_of(parameter), key, _plain(value), origin_of(parameter, source, context)))
+        settings.append(
+            Setting(
+                panel_of(parameter), key, _written(parameter, value, context), origin_of(parameter, source, context)
+            )
+        )
     return settings
 
 
@@ -81,13 +85,13 @@ def _ordered(context: typer.Context) -> list[tuple[str, Any]]:
     return sorted(found, key=lambda item: place_of(panel_of(item[1]), PANELS))
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401 - whatever a default is.
-    """Return a value as JSON and TOML have it."""
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if value is None or isinstance(value, bool | int):
-        return value
-    return str(getattr(value, "value", value))
+def _written(parameter: Any, value: Any, context: typer.Context) -> Any:  # noqa: ANN401 - typer exports no types.
+    """Return a value as it is written: true or false, a list of texts, a text, or None for nothing."""
+    if parameter.is_flag:
+        return parameter.process_value(context, value)  # A variable says it in words.
+    if parameter.multiple:
+        return list(value or ())
+    return None if value is None else str(getattr(value, "value", value))
 
 
 def _with_aws(setting: Setting, profile: str | None) -> Setting:
@@ -163,11 +167,7 @@ def _example(context: typer.Context) -> Iterator[str]:
 
 
 def _example_line(key: str, parameter: Any, context: typer.Context) -> str:  # noqa: ANN401 - typer exports no types.
-    default = _plain(parameter.default)
-    if parameter.is_flag:
-        return f"{key} = {toml(bool(default))}"
-    if parameter.multiple:
-        return f"{key} = {toml(list(default or []))}"
+    default = _written(parameter, parameter.default, context)
     if default is None:
         return f'# {key} = "{parameter.display_type_rich(context)}"'
-    return f"{key} = {toml(default)}"
+    return f"{key} = {toml(parameter.default if isinstance(parameter.default, int) else default)}"

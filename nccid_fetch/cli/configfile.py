@@ -100,7 +100,9 @@ def _read(path: Path) -> dict[str, Any]:
                 )
             return tomllib.load(file)
     except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{path} is not TOML: {error}", hint=f"texts are quoted; {_EXAMPLE}") from None
+        raise UsageError(
+            f"{path} is not TOML: {error}", hint=f"texts are quoted, and nothing is said twice; {_EXAMPLE}"
+        ) from None
     except UnicodeDecodeError:
         raise UsageError(f"{path} is not TOML: it is not UTF-8", hint="save it as UTF-8") from None
     except OSError as error:
