@@ -94,8 +94,11 @@ def test_zsh_and_fish_get_what_they_evaluate(asked: Callable[..., str]) -> None:
 def test_completing_reads_no_configuration_file(
     complete: Complete, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    read: list[Path] = []
+    monkeypatch.setattr("nccid_fetch.cli.configfile._read", lambda path: read.append(path) or {})
     monkeypatch.setenv("NCCID_FETCH_CONFIG", str(tmp_path / "nowhere.toml"))
     assert complete("nccid-fetch all --verif") == ["--verify"]
+    assert not read
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
