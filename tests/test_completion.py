@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -95,7 +96,12 @@ def test_completing_reads_no_configuration_file(
     complete: Complete, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[Path] = []
-    monkeypatch.setattr("nccid_fetch.cli.configfile._read", lambda path: read.append(path) or {})
+
+    def note(path: Path) -> dict[str, Any]:
+        read.append(path)
+        return {}
+
+    monkeypatch.setattr("nccid_fetch.cli.configfile._read", note)
     monkeypatch.setenv("NCCID_FETCH_CONFIG", str(tmp_path / "nowhere.toml"))
     assert complete("nccid-fetch all --verif") == ["--verify"]
     assert not read

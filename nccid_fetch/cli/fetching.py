@@ -52,10 +52,7 @@ def fetch(command: str, values: options.Values) -> None:
     source, settings = options.source_of(values), options.settings_of(values, values.get("parts") or ())
     if values["dry_run"]:
         if plan_file is not None:
-            raise UsageError(
-                "--dry-run and --plan do not go together",
-                hint="leave --dry-run away; what would be fetched stands in the plan",
-            )
+            raise UsageError("--dry-run and --plan do not go together", hint="the plan is what it says")
         plan(command, values)
         return
 
