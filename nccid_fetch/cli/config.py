@@ -60,7 +60,7 @@ def show(values: options.Values) -> None:
 
 
 def print_example(values: options.Values) -> None:
-    """Print a configuration file that sets every option to its default, or has it as a comment where it has none."""
+    """Print a configuration file that has every option with its default, and sets none: defaults may get better."""
     print("\n".join(_example(values[options.CONTEXT])))
 
 
@@ -139,7 +139,9 @@ def _table(path: Any, settings: list[Setting]) -> Iterator[str]:  # noqa: ANN401
         if setting.panel != panel:
             panel = setting.panel
             yield from ("", panel)
-        origin = setting.origin.name or setting.origin.kind
+        # The file is named above; AWS's own are others.
+        known = setting.origin == ("file", str(path)) or not setting.origin.name
+        origin = setting.origin.kind if known else setting.origin.name
         yield f"  {setting.key:<{keys}}  {text:<{values}}  {origin}"
 
 
@@ -152,10 +154,12 @@ def _shown(value: Any) -> str:  # noqa: ANN401 - as above.
 
 
 def _example(context: typer.Context) -> Iterator[str]:
-    yield "# nccid-fetch: a configuration file. Every option is at its default, or has none and is a comment."
+    yield "# What nccid-fetch does where neither a flag nor a variable says otherwise. Every"
+    yield "# option stands here with its default; take away the # before what is to differ."
+    yield "#"
     yield f"# It is read from {usual_path()},"
-    yield "# from where NCCID_FETCH_CONFIG says, or from where --config says. Flags and variables come first."
-    yield "# Only its owner may be able to write it: chmod go-w FILE"
+    yield "# or from where --config or NCCID_FETCH_CONFIG says. Nobody but its owner may be"
+    yield "# able to write it: chmod go-w FILE"
     panel = ""
     for key, parameter in _ordered(context):
         if panel_of(parameter) != panel:
@@ -169,5 +173,5 @@ def _example(context: typer.Context) -> Iterator[str]:
 def _example_line(key: str, parameter: Any, context: typer.Context) -> str:  # noqa: ANN401 - typer exports no types.
     default = _written(parameter, parameter.default, context)
     if default is None:
-        return f'# {key} = "{parameter.display_type_rich(context)}"'
-    return f"{key} = {toml(parameter.default if isinstance(parameter.default, int) else default)}"
+        return f'#{key} = "{parameter.display_type_rich(context)}"'
+    return f"#{key} = {toml(parameter.default if isinstance(parameter.default, int) else default)}"

@@ -253,7 +253,9 @@ DemoDest = Annotated[
 Example = Annotated[
     bool,
     typer.Option(
-        "--example", help="Print a configuration file with every option at its default.", rich_help_panel=_TELL
+        "--example",
+        help="Print a configuration file to start from: every option, with its default.",
+        rich_help_panel=_TELL,
     ),
 ]
 ShellName = Annotated[completion.Shell, typer.Argument(metavar="SHELL", help="bash, zsh or fish.")]
