@@ -72,7 +72,7 @@ def _ending(values: options.Values) -> Iterator[None]:
         from .origins import located  # noqa: PLC0415
         from .output import print_error  # noqa: PLC0415
 
-        print_error(located(error, values[options.CONTEXT]))
+        print_error(located(error, values["context"]))
         raise typer.Exit(error.exit_code) from None
     except Exception as error:  # noqa: BLE001 - the last one that can say anything.
         from .runner import report_failure  # noqa: PLC0415

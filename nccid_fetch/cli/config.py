@@ -42,7 +42,7 @@ def show(values: options.Values) -> None:
     Raises:
         UsageError: What they are set to could not be run with.
     """
-    context: typer.Context = values[options.CONTEXT]
+    context: typer.Context = values["context"]
     source = options.source_of(values)
     options.settings_of(values)  # Refuses what a run would refuse.
     settings = [_with_aws(setting, source.profile) for setting in _settings(context)]
@@ -61,7 +61,7 @@ def show(values: options.Values) -> None:
 
 def print_example(values: options.Values) -> None:
     """Print a configuration file that has every option with its default, and sets none: defaults may get better."""
-    print("\n".join(_example(values[options.CONTEXT])))
+    print("\n".join(_example(values["context"])))
 
 
 def _settings(context: typer.Context) -> list[Setting]:

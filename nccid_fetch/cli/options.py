@@ -325,12 +325,10 @@ OUTPUT: OptionGroup = {
     "format_": (OutputFormat, Format.AUTO),
     "verbose": (Verbose, False),
     "debug": (Debug, False),
-    "config": (ConfigFile, None),
     "version": (Version, False),
+    "config": (ConfigFile, None),
 }
 
-CONTEXT = "context"
-"""The key under which values say where they came from; see `origins`."""
 Values = dict[str, Any]
 Command = Callable[[Values], None]
 
@@ -343,15 +341,15 @@ def takes(*groups: OptionGroup) -> Callable[[Command], Callable[..., None]]:
     accepted = {name: option for group in groups for name, option in group.items()}
 
     def decorate(command: Command) -> Callable[..., None]:
-        def called(context: typer.Context, **values: Any) -> None:  # noqa: ANN401 - what typer made of the command line.
-            command(values | {CONTEXT: context})
+        def called(**values: Any) -> None:  # noqa: ANN401 - what typer made of the command line.
+            command(values)  # With typer's own `context`: which command it is, and what was given.
 
         called.__doc__ = command.__doc__
         called.__name__ = command.__name__
-        called.__annotations__ = {CONTEXT: typer.Context} | {name: kind for name, (kind, _) in accepted.items()}
+        called.__annotations__ = {name: kind for name, (kind, _) in accepted.items()} | {"context": typer.Context}
         called.__signature__ = Signature(  # type: ignore[attr-defined]
             [
-                Parameter(CONTEXT, Parameter.KEYWORD_ONLY, annotation=typer.Context),
+                Parameter("context", Parameter.KEYWORD_ONLY, annotation=typer.Context),
                 *(
                     Parameter(name, Parameter.KEYWORD_ONLY, annotation=kind, default=default)
                     for name, (kind, default) in accepted.items()
