@@ -23,21 +23,23 @@ def profiles() -> list[str]:
     return sorted({name for path in _paths() for name in _sections(path)})
 
 
-def profile() -> Said | None:
-    """Return the profile that is used where none is asked for, if a variable says one."""
-    return _variable("AWS_PROFILE", "AWS_DEFAULT_PROFILE")
+def said(option: str, profile: str | None) -> Said | None:
+    """Return what is used for an option that we were told nothing about, if AWS's variables or files say it.
 
-
-def region(profile: str | None) -> Said | None:
-    """Return the region that is used where none is asked for."""
-    return _variable("AWS_REGION", "AWS_DEFAULT_REGION") or _setting(profile, "region")
-
-
-def endpoint_url(profile: str | None) -> Said | None:
-    """Return the endpoint that is used where none is asked for."""
-    if os.environ.get("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "").lower() == "true":
-        return None
-    return _variable("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL") or _endpoint_setting(profile)
+    Args:
+        option: `profile`, `region` or `endpoint-url`; they say nothing about others.
+        profile: The profile that we were told to use.
+    """
+    chosen = _variable("AWS_PROFILE", "AWS_DEFAULT_PROFILE")
+    profile = profile or (chosen.value if chosen else None)
+    match option:
+        case "profile":
+            return chosen
+        case "region":
+            return _variable("AWS_REGION", "AWS_DEFAULT_REGION") or _setting(profile, "region")
+        case "endpoint-url" if os.environ.get("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "").lower() != "true":
+            return _variable("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL") or _endpoint_setting(profile)
+    return None
 
 
 def _variable(*names: str) -> Said | None:

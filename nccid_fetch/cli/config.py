@@ -98,22 +98,12 @@ def _with_aws(setting: Setting, profile: str | None) -> Setting:
     """Return a setting as AWS's own variables and files have it, where ours say nothing."""
     if setting.value is not None:
         return setting
-    profile = profile or (said.value if (said := awsfiles.profile()) else None)
-    match setting.key:
-        case "profile":
-            found = awsfiles.profile()
-        case "region":
-            found = awsfiles.region(profile) or awsfiles.Said(warehouse.REGION, "")
-        case "endpoint-url":
-            found = awsfiles.endpoint_url(profile)
-        case _:
-            found = None
-    if found is None:
-        return setting
-    if not found.place:
-        return setting._replace(value=found.value)
-    kind = "file" if "/" in found.place else "variable"
-    return setting._replace(value=found.value, origin=Origin(kind, found.place))
+    found = awsfiles.said(setting.key, profile)
+    if found is not None:
+        return setting._replace(
+            value=found.value, origin=Origin("file" if "/" in found.place else "variable", found.place)
+        )
+    return setting._replace(value=warehouse.REGION) if setting.key == "region" else setting
 
 
 def _as_dict(path: Any, settings: list[Setting]) -> dict[str, Any]:  # noqa: ANN401 - a path, or None.

@@ -8,6 +8,7 @@ import typer
 
 from nccid_fetch.errors import UsageError
 
+from . import awsfiles
 from .configfile import key_of
 
 _FLAG = re.compile(r"(?<![\w-])--([a-z][a-z-]*)")
@@ -43,6 +44,9 @@ def located(error: UsageError, context: typer.Context) -> UsageError:
     for parameter in context.command.params:
         if flag and key_of(parameter) == flag[1]:
             origin = origin_of(parameter, context.get_parameter_source(parameter.name), context)
-            if origin.kind in {"variable", "file"}:
-                error.hint = "; ".join(filter(None, (error.hint, f"it is set in {origin.name}")))
+            place = origin.name if origin.kind in {"variable", "file"} else None
+            if origin.kind == "default" and (said := awsfiles.said(flag[1], context.params.get("profile"))):
+                place = said.place
+            if place:
+                error.hint = "; ".join(filter(None, (error.hint, f"it is set in {place}")))
     return error
