@@ -72,7 +72,7 @@ compare-faults: $(VENV)/.bench ## Meet faults with ours and with its peers, and 
 	$(BIN)/python -m benchmarks.faults --output docs/faults-compared.md $(ARGS)
 
 .PHONY: docs
-docs: $(VENV)/.dev ## Rewrite the generated parts of README.md
+docs: $(VENV)/.dev ## Rewrite what is taken from the code: README.md, docs/man
 	$(BIN)/python -m tests.docs
 
 $(VENV)/bin/python:

@@ -77,11 +77,14 @@ def read_plan(path: Path, source: Source) -> Iterator[RemoteObject]:
                     if not remote.key.startswith(group_prefix(source.group)) or remote.key.count("/") < 2:
                         raise UsageError(
                             f"{path}, line {number}: the key is in no part of {source.group}",
-                            hint="make the plan again",
+                            hint="make the plan again: nccid-fetch plan --output FILE",
                         )
                     yield remote
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} cannot be read: {error}", hint="check --plan") from error
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise UsageError(
+            f"--plan {path} cannot be read: {why}", hint="nccid-fetch plan --output FILE makes one"
+        ) from error
 
 
 def parts_of_plan(path: Path, source: Source) -> tuple[str, ...]:
@@ -108,7 +111,10 @@ def _remote(path: Path, number: int, line: dict[str, object]) -> RemoteObject:
         "modified": modified_ns is not None,
     }.items():
         if not is_right:
-            raise UsageError(f"{path}, line {number}: {name} is missing or wrong", hint="make the plan again")
+            raise UsageError(
+                f"{path}, line {number}: {name} is missing or wrong",
+                hint="make the plan again: nccid-fetch plan --output FILE",
+            )
     return RemoteObject(str(key), int(str(size)), ETag(etag), modified_ns or 0)
 
 

@@ -118,7 +118,7 @@ class Source:
             raise UsageError("--endpoint-url has a name or a password in it", hint="credentials go into a profile")
         if parts.scheme == "http" and not self.allow_http and not _is_loopback(parts.hostname):
             raise UsageError(
-                f"the endpoint {parts.hostname} is not reached over https, so anyone on the way could read the data",
+                f"--endpoint-url {parts.hostname} is not reached over https, so anyone on the way could read the data",
                 hint="use https://, or add --allow-http if you accept that",
             )
 

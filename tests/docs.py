@@ -1,4 +1,4 @@
-"""The parts of README.md that are taken from the code. `python -m tests.docs` rewrites them, a test compares them."""
+"""What of the documents is taken from the code. `python -m tests.docs` rewrites it, tests compare it."""
 
 import re
 from pathlib import Path
@@ -7,6 +7,8 @@ from typing import Any
 import typer.main
 
 from nccid_fetch.cli.commands import app
+
+from . import man
 
 README = Path(__file__).parent.parent / "README.md"
 _MARKS = re.compile(r"(?<=<!-- options: written by make docs -->\n).*?(?=<!-- /options -->)", re.DOTALL)
@@ -23,7 +25,8 @@ def options_table() -> str:
     for name, command in commands().items():
         for parameter in command.params:
             flags = [flag for flag in getattr(parameter, "opts", []) if flag.startswith("-")]
-            if flags and flags[0] != "--help":
+            copied = name == "config" and flags and flags[0] in rows  # It takes what `all` takes.
+            if flags and flags[0] != "--help" and not copied:
                 users, _ = rows.setdefault(flags[0], ([], _help(parameter)))
                 users.append(name)
     lines = ["| Option | Commands | |", "|---|---|---|"]
@@ -46,3 +49,4 @@ def with_options(readme: str) -> str:
 
 if __name__ == "__main__":
     README.write_text(with_options(README.read_text()))
+    man.PAGE.write_text(man.page())

@@ -938,6 +938,27 @@ GUARDS = (
         "pass",
         "test_secrets.py::test_what_is_left_behind_in_tasks_threads_warnings_and_loggers_is_said_in_our_words_only",
     ),
+    Guard(
+        "configuration: a file that others may write to",
+        "cli/configfile.py",
+        "mode & (stat.S_IWGRP | stat.S_IWOTH)",
+        "mode & 0",
+        "test_config.py::test_a_file_that_others_may_write_to_is_refused",
+    ),
+    Guard(
+        "configuration: the demo in the folder that a file names",
+        "cli/configfile.py",
+        "if is_settable(own.get(parameter.name, parameter)):",
+        "if True:",
+        "test_config.py::test_the_demo_does_not_fill_the_folder_that_the_file_names",
+    ),
+    Guard(
+        "configuration: a password in an endpoint",
+        "cli/config.py",
+        "source.check_endpoint(setting.value)",
+        "pass",
+        "test_config.py::test_a_password_in_an_endpoint_of_awss_is_refused_and_not_shown",
+    ),
     # Patience.
     Guard(
         "being told to slow down is no attempt",

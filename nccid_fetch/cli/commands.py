@@ -3,39 +3,53 @@
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from inspect import Parameter
+from typing import NoReturn
 
 import typer
 
 from nccid_fetch.errors import UsageError
 
-from . import options
+from . import completion, options
+from .help import FETCH, LOOK_FIRST, SET_UP, Command, Group
 
-app = typer.Typer(name="nccid-fetch", pretty_exceptions_enable=False, add_completion=False)
+app = typer.Typer(
+    name=completion.PROGRAM,
+    cls=Group,
+    rich_markup_mode=None,  # See `help`.
+    pretty_exceptions_enable=False,
+    add_completion=False,  # See `completion`.
+    epilog="""
+        nccid-fetch demo
+        nccid-fetch plan --profile nccid --dest /data/nccid
+        nccid-fetch all --profile nccid --dest /data/nccid
+    """,
+)
 
 
 def run(arguments: list[str]) -> NoReturn:
     """Run the command line and exit."""
+    completion.prepare()
     try:
-        code = app(arguments or ["--help"], prog_name="nccid-fetch", standalone_mode=False)
+        code = app(arguments or ["--help"], prog_name=completion.PROGRAM, standalone_mode=False)
+    except UsageError as error:  # The configuration file's.
+        _end_with(error)
     except Exception as error:
         if not hasattr(error, "format_message"):
             raise
-        from .output import print_error  # noqa: PLC0415 - here and below: --help needs none of it.
+        from .usage import usage_error  # noqa: PLC0415 - here and below: --help needs none of it.
 
-        print_error(_usage_error(error))
-        sys.exit(UsageError.exit_code)
+        _end_with(usage_error(error))
     sys.exit(code if arguments else UsageError.exit_code)
 
 
-def _usage_error(error: Any) -> UsageError:  # noqa: ANN401 - typer does not export the class of all of these.
-    """Say what typer found wrong with the command line in our words: one sentence and the next step."""
-    message = error.format_message().rstrip(".").replace("'['", "'").replace("']'", "'")  # A list of variables.
-    context = getattr(error, "ctx", None)
-    command = context.command_path if context else "nccid-fetch"
-    return UsageError(f"{message[:1].lower()}{message[1:]}", hint=f"{command} --help shows what there is")
+def _end_with(error: UsageError) -> NoReturn:
+    from .output import print_error  # noqa: PLC0415
+
+    print_error(error)
+    sys.exit(UsageError.exit_code)
 
 
 @app.callback()
@@ -55,9 +69,10 @@ def _ending(values: options.Values) -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(128 + signal.SIGPIPE) from None
     except UsageError as error:
+        from .origins import located  # noqa: PLC0415
         from .output import print_error  # noqa: PLC0415
 
-        print_error(error)
+        print_error(located(error, values["context"]))
         raise typer.Exit(error.exit_code) from None
     except Exception as error:  # noqa: BLE001 - the last one that can say anything.
         from .runner import report_failure  # noqa: PLC0415
@@ -65,28 +80,50 @@ def _ending(values: options.Values) -> Iterator[None]:
         raise typer.Exit(report_failure(error, debug=values["debug"])) from None
 
 
-@app.command("all")
+def _command(name: str, panel: str, examples: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a function a command.
+
+    Args:
+        name: What it is called.
+        panel: What it is for: one of `help.COMMAND_PANELS`.
+        examples: Two to four command lines, one a line, that can be copied as they are.
+    """
+    return app.command(name, cls=Command, rich_help_panel=panel, epilog=examples)
+
+
+@_command(
+    "all",
+    FETCH,
+    """
+    nccid-fetch all --profile nccid --dest /data/nccid
+    nccid-fetch all --dest /data/nccid --concurrency auto
+    nccid-fetch all --dest /data/nccid --exclude 'ct/*' --exclude 'mri/*'
+    nccid-fetch all --dest /data/nccid --format json > summary.json
+    """,
+)
 @options.takes(options.FETCH, options.SOURCE, options.OUTPUT)
 def fetch_all(values: options.Values) -> None:
-    """Fetch every part that the credentials allow.
-
-    Example: nccid-fetch all --dest /data/nccid --concurrency 64
-    """
+    """Fetch every part that the credentials allow."""
     from .fetching import fetch  # noqa: PLC0415
 
     with _ending(values):
         fetch("all", values)
 
 
-@app.command("get")
+@_command(
+    "get",
+    FETCH,
+    """
+    nccid-fetch get data xray-metadata xray --dest /data/nccid
+    nccid-fetch get ct --include 'ct/Covid00*' --dest /data/nccid
+    nccid-fetch get --plan plan.jsonl --dest /data/nccid
+    """,
+)
 @options.takes(
     {"parts": (options.Parts, None), "plan": (options.PlanFile, None)}, options.FETCH, options.SOURCE, options.OUTPUT
 )
 def get(values: options.Values) -> None:
-    """Fetch the named parts, or carry out a plan.
-
-    Example: nccid-fetch get data xray-metadata xray --dest /data/nccid
-    """
+    """Fetch the named parts, or carry out a plan."""
     from .fetching import fetch  # noqa: PLC0415
 
     with _ending(values):
@@ -95,7 +132,15 @@ def get(values: options.Values) -> None:
         fetch("get", values)
 
 
-@app.command("plan")
+@_command(
+    "plan",
+    LOOK_FIRST,
+    """
+    nccid-fetch plan --dest /data/nccid
+    nccid-fetch plan ct --dest /data/nccid --output plan.jsonl
+    nccid-fetch plan data --format json
+    """,
+)
 @options.takes(
     {"parts": (options.Parts, None), "output": (options.PlanOutput, None)},
     options.SELECT,
@@ -103,17 +148,22 @@ def get(values: options.Values) -> None:
     options.OUTPUT,
 )
 def plan(values: options.Values) -> None:
-    """List and decide, download nothing.
-
-    Example: nccid-fetch plan ct --output plan.jsonl, and later: nccid-fetch get --plan plan.jsonl
-    """
+    """List and decide, download nothing. 'get --plan' carries out what '--output' wrote."""
     from .fetching import plan as make_plan  # noqa: PLC0415
 
     with _ending(values):
         make_plan("plan", values)
 
 
-@app.command("ls")
+@_command(
+    "ls",
+    LOOK_FIRST,
+    """
+    nccid-fetch ls --summary
+    nccid-fetch ls ct/Covid0000
+    nccid-fetch ls data --group validation | head
+    """,
+)
 @options.takes(
     {"prefix": (options.Prefix, ""), "summary": (options.OnlySummary, False)},
     options.PATIENCE,
@@ -121,17 +171,63 @@ def plan(values: options.Values) -> None:
     options.OUTPUT,
 )
 def ls(values: options.Values) -> None:
-    """List the objects under a prefix of the group.
-
-    Example: nccid-fetch ls ct/Covid0000, or: nccid-fetch ls --summary
-    """
+    """List the objects under a prefix of the group."""
     from .listing import show  # noqa: PLC0415
 
     with _ending(values):
         show(values)
 
 
-@app.command("demo")
+@_command(
+    "config",
+    SET_UP,
+    """
+    nccid-fetch config
+    nccid-fetch config --concurrency auto --format json
+    nccid-fetch config --example > ~/.config/nccid-fetch/config.toml
+    """,
+)
+@options.takes({"example": (options.Example, False)}, options.FETCH, options.SOURCE, options.OUTPUT)
+def config(values: options.Values) -> None:
+    """Show every option's value and its source."""
+    from .config import print_example, show  # noqa: PLC0415
+
+    with _ending(values):
+        if values["example"]:
+            print_example(values)
+        else:
+            show(values)
+
+
+@_command(
+    "completion",
+    SET_UP,
+    """
+    eval "$(nccid-fetch completion bash)"
+    nccid-fetch completion bash > ~/.local/share/bash-completion/completions/nccid-fetch
+    nccid-fetch completion zsh > ~/.zfunc/_nccid-fetch
+    nccid-fetch completion fish > ~/.config/fish/completions/nccid-fetch.fish
+    """,
+)
+@options.takes({"shell": (options.ShellName, Parameter.empty)}, {"debug": options.OUTPUT["debug"]})
+def completion_script(values: options.Values) -> None:
+    """Print the completion script of a shell.
+
+    With it, the tab key completes commands, options, parts, profiles and files.
+    """
+    with _ending(values):
+        completion.print_script(values["shell"])
+
+
+@_command(
+    "demo",
+    SET_UP,
+    """
+    nccid-fetch demo
+    nccid-fetch demo --dest /tmp/nccid-demo
+    nccid-fetch demo --serve
+    """,
+)
 @options.takes({"serve": (options.Serve, False), "dest": (options.DemoDest, None)}, options.OUTPUT)
 def demo(values: options.Values) -> None:
     """Try it on a synthetic warehouse, without credentials.

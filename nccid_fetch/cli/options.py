@@ -12,15 +12,18 @@ from nccid_fetch import __version__, warehouse
 from nccid_fetch.settings import CONCURRENCY_MAX, Durability, Existing, Settings, Source, Transport, Verify
 from nccid_fetch.units import parse_duration
 
+from . import completion, configfile, help  # noqa: A004 - what this tool's help looks like.
+
 T = TypeVar("T")
 
-_FROM = "Where from"
-_WHAT = "What to fetch"
-_TO = "Where to"
-_SURE = "How sure"
-_PACE = "How fast, and when"
-_TROUBLE = "When something goes wrong"
-_TELL = "What it tells"
+_FROM = help.WHERE_FROM
+_WHAT = help.WHAT
+_TO = help.WHERE_TO
+_SURE = help.HOW_SURE
+_PACE = help.HOW_FAST
+_TROUBLE = help.TROUBLE
+_TELL = help.TELLS
+_GENERAL = help.GENERAL
 
 
 class Format(StrEnum):
@@ -60,18 +63,27 @@ def _concurrency(text: str) -> int | Literal["auto"]:
         raise ValueError(f"{text!r} is neither a number nor auto") from None
 
 
-def _folder(text: str) -> Path:
+def _path(text: str) -> Path:
     """Return a path; not for an empty text, which is `--dest "$UNSET"` and would mean the current folder."""
     if not text:
-        raise ValueError("an empty path names no folder")
+        raise ValueError("an empty path names nothing")
     return Path(text)
 
 
-def _option(flag: str, panel: str, told: str, *, also: Sequence[str] = (), **more: Any) -> Any:  # noqa: ANN401
-    """Return an option that can be given as a variable, too.
+def _option(
+    flag: str,
+    panel: str,
+    told: str,
+    *,
+    short: str | None = None,
+    also: Sequence[str] = (),
+    **more: Any,  # noqa: ANN401 - as typer takes them.
+) -> Any:  # noqa: ANN401 - typer's.
+    """Return an option that can be given as a variable and in the configuration file, too.
 
     Args:
         flag: As it is written on the command line.
+        short: The same in one letter, if it has one.
         panel: What it is for; the heading that it stands under in the help.
         told: What it does.
         also: Other variables than its own.
@@ -80,21 +92,47 @@ def _option(flag: str, panel: str, told: str, *, also: Sequence[str] = (), **mor
     own = "NCCID_FETCH_" + flag.lstrip("-").upper().replace("-", "_")
     if "parser" in more:
         more["parser"] = _read(more["parser"])
-    # typer's messages show even a list of one as Python writes it.
-    return typer.Option(flag, envvar=[own, *also] if also else own, help=told, rich_help_panel=panel, **more)
+    flags = [flag] if short is None else [flag, short]
+    # The help says once that there are variables, and not at each option.
+    return typer.Option(*flags, envvar=[own, *also], show_envvar=False, help=told, rich_help_panel=panel, **more)
 
 
 _AWS_SAYS = "what AWS's variables and files say"
 
-Bucket = Annotated[str, _option("--bucket", _FROM, "The bucket.")]
-Group = Annotated[str, _option("--group", _FROM, f"{' or '.join(warehouse.GROUPS)}.")]
-Profile = Annotated[str | None, _option("--profile", _FROM, "The AWS profile to use.", show_default=_AWS_SAYS)]
+Bucket = Annotated[str, _option("--bucket", _FROM, "The bucket.", metavar="NAME")]
+Group = Annotated[
+    str,
+    _option(
+        "--group",
+        _FROM,
+        "The first folder of the bucket.",
+        metavar="|".join(warehouse.GROUPS),
+        autocompletion=completion.groups,
+    ),
+]
+Profile = Annotated[
+    str | None,
+    _option(
+        "--profile",
+        _FROM,
+        "The AWS profile to use.",
+        metavar="NAME",
+        show_default=_AWS_SAYS,
+        autocompletion=completion.profiles,
+    ),
+]
 Region = Annotated[
     str | None,
-    _option("--region", _FROM, "The bucket's region.", show_default=f"{_AWS_SAYS}, else {warehouse.REGION}"),
+    _option(
+        "--region",
+        _FROM,
+        "The bucket's region.",
+        metavar="NAME",
+        show_default=f"{_AWS_SAYS}, else {warehouse.REGION}",
+    ),
 ]
 EndpointUrl = Annotated[
-    str | None, _option("--endpoint-url", _FROM, "Another S3 server than AWS's.", show_default=_AWS_SAYS)
+    str | None, _option("--endpoint-url", _FROM, "Another S3 server than AWS's.", metavar="URL", show_default=_AWS_SAYS)
 ]
 NoSignRequest = Annotated[bool, _option("--no-sign-request", _FROM, "Ask without credentials.")]
 AllowHttp = Annotated[bool, _option("--allow-http", _FROM, "Permit an endpoint without TLS beyond this machine.")]
@@ -107,13 +145,16 @@ Exclude = Annotated[
     list[str] | None,
     _option("--exclude", _WHAT, "No keys that match; wins over --include. Repeatable.", metavar="GLOB"),
 ]
-PlanFile = Annotated[Path | None, _option("--plan", _WHAT, "Carry out a plan made by 'plan --output'.", metavar="FILE")]
+PlanFile = Annotated[
+    Path | None,
+    _option("--plan", _WHAT, "Carry out a plan made by 'plan --output'.", parser=_path, metavar="FILE"),
+]
 DryRun = Annotated[bool, _option("--dry-run", _WHAT, "List and decide, download nothing.")]
 Strict = Annotated[bool, _option("--strict", _WHAT, "A denied part is an error.")]
 
 Dest = Annotated[
     Path,
-    _option("--dest", _TO, "The destination folder.", also=["NCCID_DATA_DIR"], parser=_folder, metavar="DIR"),
+    _option("--dest", _TO, "The destination folder.", also=["NCCID_DATA_DIR"], parser=_path, metavar="DIR"),
 ]
 ExistingFiles = Annotated[
     Existing,
@@ -176,34 +217,48 @@ RetryFor = Annotated[
 OutputFormat = Annotated[
     Format, _option("--format", _TELL, "auto is human; json prints one object at the end; quiet prints errors only.")
 ]
-Verbose = Annotated[
-    bool,
-    typer.Option(
-        "-v",
-        envvar="NCCID_FETCH_VERBOSE",
-        help="Name every retry and every failure as it happens.",
-        rich_help_panel=_TELL,
-    ),
-]
+Verbose = Annotated[bool, _option("--verbose", _TELL, "Name every retry and every failure as it happens.", short="-v")]
 Debug = Annotated[bool, _option("--debug", _TELL, "Show a traceback with an error.")]
 PlanOutput = Annotated[
-    Path | None, _option("--output", _TELL, "Write the plan to a file, as JSON lines.", metavar="FILE")
+    Path | None, _option("--output", _TELL, "Write the plan to a file, as JSON lines.", parser=_path, metavar="FILE")
 ]
 OnlySummary = Annotated[bool, _option("--summary", _TELL, "Objects and bytes per part.")]
 
-Parts = Annotated[list[str] | None, typer.Argument(metavar="PART", help="Parts of the group; none for all.")]
-Prefix = Annotated[str, typer.Argument(metavar="PREFIX", help="A prefix below the group: ct/Covid0000")]
-Serve = Annotated[bool, typer.Option("--serve", help="Keep the server up, and print what points a client at it.")]
+Parts = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="PART", help=f"Parts of the group: {', '.join(warehouse.PARTS)}.", autocompletion=completion.parts
+    ),
+]
+Prefix = Annotated[
+    str,
+    typer.Argument(metavar="PREFIX", help="A prefix below the group: ct/Covid0000", autocompletion=completion.prefixes),
+]
+Serve = Annotated[
+    bool,
+    typer.Option("--serve", help="Keep the server up, and print what points a client at it.", rich_help_panel=_WHAT),
+]
 DemoDest = Annotated[
     Path | None,
     typer.Option(
         "--dest",
-        parser=_read(_folder),
+        parser=_read(_path),
         metavar="DIR",
         help="Where to put the files.",
+        rich_help_panel=_TO,
         show_default="a folder that is removed afterwards",
     ),
 ]
+
+Example = Annotated[
+    bool,
+    typer.Option(
+        "--example",
+        help="Print a configuration file to start from: every option, with its default.",
+        rich_help_panel=_TELL,
+    ),
+]
+ShellName = Annotated[completion.Shell, typer.Argument(metavar="SHELL", help="bash, zsh or fish.")]
 
 OptionGroup = dict[str, tuple[Any, Any]]
 """Options that belong together: parameter, type and default."""
@@ -247,14 +302,31 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+ConfigFile = Annotated[
+    Path | None,
+    _option(
+        "--config",
+        _GENERAL,
+        "Options as TOML.",
+        parser=_path,
+        metavar="FILE",
+        callback=configfile.apply,
+        is_eager=True,  # Before what it is to speak for is asked for.
+        show_default="nccid-fetch/config.toml in $XDG_CONFIG_HOME, else in ~/.config, if it is there",
+    ),
+]
 Version = Annotated[
-    bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    bool,
+    typer.Option(
+        "--version", callback=_version, is_eager=True, help="Print the version and exit.", rich_help_panel=_GENERAL
+    ),
 ]
 OUTPUT: OptionGroup = {
     "format_": (OutputFormat, Format.AUTO),
     "verbose": (Verbose, False),
     "debug": (Debug, False),
     "version": (Version, False),
+    "config": (ConfigFile, None),
 }
 
 Values = dict[str, Any]
@@ -270,15 +342,18 @@ def takes(*groups: OptionGroup) -> Callable[[Command], Callable[..., None]]:
 
     def decorate(command: Command) -> Callable[..., None]:
         def called(**values: Any) -> None:  # noqa: ANN401 - what typer made of the command line.
-            command(values)
+            command(values)  # With typer's own `context`: which command it is, and what was given.
 
         called.__doc__ = command.__doc__
         called.__name__ = command.__name__
-        called.__annotations__ = {name: kind for name, (kind, _) in accepted.items()}
+        called.__annotations__ = {name: kind for name, (kind, _) in accepted.items()} | {"context": typer.Context}
         called.__signature__ = Signature(  # type: ignore[attr-defined]
             [
-                Parameter(name, Parameter.KEYWORD_ONLY, annotation=kind, default=default)
-                for name, (kind, default) in accepted.items()
+                Parameter("context", Parameter.KEYWORD_ONLY, annotation=typer.Context),
+                *(
+                    Parameter(name, Parameter.KEYWORD_ONLY, annotation=kind, default=default)
+                    for name, (kind, default) in accepted.items()
+                ),
             ]
         )
         return called
