@@ -53,6 +53,9 @@ def fetch(command: str, values: options.Values) -> None:
     if values["dry_run"]:
         if plan_file is not None:
             raise UsageError("--dry-run and --plan do not go together", hint="the plan is what it says")
+        for name in ("max_duration", "max_bytes", "max_patients"):
+            if values[name] is not None and Format(values["format_"]) is not Format.QUIET:
+                note(f"note: --dry-run shows all that is to be fetched, whatever --{name.replace('_', '-')} says")
         plan(command, values)
         return
 
