@@ -4,7 +4,7 @@ import asyncio
 import random
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from itertools import count
+from itertools import count, pairwise
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -42,8 +42,8 @@ def stocked(
     """Return a bucket in which each patient has so many objects of 100 bytes in each part."""
     bucket = VirtualBucket(page_keys=page_keys, weather=weather or Steady())
     for patient in range(patients):
-        for part, count in per_patient.items():
-            for number in range(count):
+        for part, objects in per_patient.items():
+            for number in range(objects):
                 bucket.put(f"training/{part}/Covid{patient:04}/1.2/{number:03}", b"%100d" % number)
     return bucket
 
@@ -116,7 +116,7 @@ def test_parts_come_in_the_order_of_their_phases_as_far_as_they_wait_together(
     assert world(bucket).run(concurrency=3).exit_code == 0
     phases = [warehouse.phase_of(warehouse.part_of(key, "training")) for key in bucket.gets]
     settled = phases[8:]  # Whatever was listed first was begun: nobody waits for an order.
-    assert sum(later < earlier for earlier, later in zip(settled, settled[1:], strict=False)) <= 4
+    assert sum(later < earlier for earlier, later in pairwise(settled)) <= 4
     assert phases[-200:] == [warehouse.phase_of("ct")] * 200
 
 
