@@ -65,9 +65,9 @@ class Brake:
         self.is_halted |= at_once
         if self.stopped is None:
             self.stopped = stopped
-            self._report(stopped)
             if self._work is not None:
                 self._work.reschedule(0.0)
+            self._report(stopped)
 
     def failed(self, failure: Failed) -> None:
         """Take note of an object that failed or was refused: both is a failure, as it is to DataLad's option of this name."""
@@ -92,6 +92,8 @@ class Brake:
         finally:
             timer.cancel()
             await asyncio.wait([timer])
+        if not timer.cancelled():
+            timer.result()  # A defect in it must not pass for a run that had time.
 
     async def _watch(self, seconds: float) -> None:
         await self._clock.sleep(seconds)

@@ -12,13 +12,15 @@ from typing import Any
 import pytest
 
 from nccid_fetch import admission, planfile, warehouse
+from nccid_fetch.clock import Clock
 from nccid_fetch.errors import ObjectError, Reason, TransientError, UnreachableError
 from nccid_fetch.events import Committed, Event, ListingEnded, Stopped, StoppedBy
 from nccid_fetch.model import Fetch, PartState, Why
-from nccid_fetch.settings import OnFailure, Source
+from nccid_fetch.settings import OnFailure, Source, Transport
 from nccid_fetch.stopping import GRACE_SECONDS_MAX
 
-from .oracle import Run, check_tree, files_of, records
+from .oracle import Run, check_tree, fetching, files_of, records, snapshot
+from .servers.scripted import ScriptedS3, Stall
 from .simulate import Gale, Night
 from .virtual import VirtualBucket, Weather, World
 
@@ -154,10 +156,10 @@ def test_when_its_time_is_over_a_run_ends_with_10_and_the_next_one_goes_on(
 
 
 class Endless(Steady):
-    """Some objects never come to their end."""
+    """Some objects take hours."""
 
     async def get(self, key: str) -> None:
-        await asyncio.sleep(inf if key.endswith("3") else 1)
+        await asyncio.sleep(3 * HOURS if key.endswith("3") else 1)
 
 
 @pytest.mark.parametrize("seconds", [20.0, 100.0])
@@ -217,6 +219,43 @@ def test_time_is_over_also_while_it_is_found_out_what_there_is(world: Callable[[
     run = here.run(max_duration_seconds=3.0)
     assert (run.exit_code, here.seconds) == (10, 3)
     assert not here.dest.exists()
+
+
+@pytest.mark.parametrize("transport", [Transport.FAST, Transport.AIOBOTO3])
+def test_a_server_that_hangs_is_left_when_time_is_over_and_no_connection_and_no_task_stays(
+    tmp_path: Path, transport: Transport
+) -> None:
+    async def main() -> Run:
+        with ScriptedS3() as s3:
+            for number in range(20):
+                s3.put(f"training/ct/Covid0000/{number:02}", b"image")
+            s3.script("get", Stall(2), after=10, count=None)
+
+            async def sleep(_: float) -> None:
+                await asyncio.to_thread(s3.wait_until, lambda: s3.gets() >= 14)
+
+            clock = Clock(sleep=sleep)
+            run = await fetching(
+                s3, tmp_path / "dest", clock=clock, transport=transport, concurrency=4, max_duration_seconds=HOURS
+            )
+            assert asyncio.all_tasks() == {asyncio.current_task()}
+            await asyncio.to_thread(s3.wait_until, lambda: not s3.connections)
+            check_tree(tmp_path / "dest", snapshot(s3))
+            return run
+
+    run = asyncio.run(main())
+    assert (run.exit_code, run.tally.fetched.objects, run.left_over) == (10, 10, 10)
+
+
+def test_a_listener_that_breaks_when_time_is_over_ends_the_run_loudly(world: Callable[[VirtualBucket], World]) -> None:
+    def breaks(event: Event) -> None:
+        if isinstance(event, Stopped):
+            raise ZeroDivisionError
+
+    here = world(stocked(20))
+    with pytest.raises(ZeroDivisionError):
+        here.run(max_duration_seconds=20.0, report=breaks)
+    assert here.seconds < 23
 
 
 def test_a_run_that_is_through_in_time_ends_with_0(world: Callable[[VirtualBucket], World]) -> None:
@@ -446,15 +485,14 @@ def test_a_refused_object_is_a_failure_too(world: Callable[[VirtualBucket], Worl
 
 
 def test_a_name_that_is_taken_at_the_very_end_is_a_failure_too(world: Callable[[VirtualBucket], World]) -> None:
-    bucket = stocked(20, per_patient={"ct": 12})
-    here = world(bucket)
+    class Taking(Steady):
+        async def get(self, key: str) -> None:
+            await super().get(key)
+            if key == "training/ct/Covid0001/1.2/003":  # After the disk was looked at.
+                (here.dest / "ct/Covid0001/1.2/003").mkdir(parents=True, mode=0o700)
 
-    def listen(event: Event) -> None:
-        name = here.dest / "ct/Covid0001/1.2/003"
-        if isinstance(event, Committed) and not name.exists():
-            name.mkdir(parents=True, mode=0o700)
-
-    run = here.run(on_failure=OnFailure.STOP, report=listen)
+    here = world(stocked(20, per_patient={"ct": 12}, weather=Taking()))
+    run = here.run(on_failure=OnFailure.STOP)
     assert (run.exit_code, run.reasons) == (1, {"training/ct/Covid0001/1.2/003": "conflict"})
     assert run.left_over > 100
 

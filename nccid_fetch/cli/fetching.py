@@ -27,6 +27,7 @@ from nccid_fetch.events import (
     Report,
     Retrying,
     RoomShort,
+    Stopped,
 )
 from nccid_fetch.planfile import write_decision, write_header
 from nccid_fetch.settings import Settings, Source
@@ -225,6 +226,8 @@ def _also_told(report: Report) -> Report:
                 note(f"retry: the listing of {prefix}: {message}; next in {pause:.1f}s")
             case Held() | Released():
                 note_hold(event)
+            case Stopped(by, message):
+                note(f"stopping, for {by}: {message}")
             case LimitSet() if event.of is not None and (told := limit_text(event)):
                 note(told)
             case Committed(outcomes):
