@@ -16,8 +16,9 @@ from . import operations
 from .errors import UsageError
 from .events import Event, PagePlanned, Report
 from .model import Decision, RemoteObject
-from .settings import Concurrency, Durability, Existing, Settings, Source, Transport, Verify
+from .settings import Concurrency, Durability, Existing, OnFailure, Settings, Source, Transport, Verify
 from .summary import Summary, Tally
+from .units import parse_size
 
 T = TypeVar("T")
 
@@ -45,7 +46,7 @@ class PlanOptions(SourceOptions, total=False):
 
 
 class FetchOptions(PlanOptions, total=False):
-    """How to fetch; see `Settings`. `stall` is in seconds."""
+    """How to fetch; see `Settings`. `stall` and `max_duration` are in seconds, `max_bytes` may be a text like `500GB`."""
 
     concurrency: Concurrency
     verify: Verify | str
@@ -53,6 +54,10 @@ class FetchOptions(PlanOptions, total=False):
     transport: Transport | str
     attempts: int
     stall: float
+    max_duration: float | None
+    max_bytes: int | str | None
+    max_patients: int | None
+    on_failure: OnFailure | str
     require_verified: bool
     group_readable: bool
 
@@ -196,15 +201,26 @@ def _settings(options: PlanOptions | FetchOptions, dest: str | Path, parts: tupl
     if not str(dest):
         raise UsageError("dest is empty", hint="name a folder; the present one is '.'")
     chosen: dict[str, Any] = {name: value for name, value in options.items() if name not in _SOURCE_FIELDS}
-    for name in {"stall", "retry_for"} & chosen.keys():
+    for name in {"stall", "retry_for", "max_duration"} & chosen.keys():
         chosen[f"{name}_seconds"] = chosen.pop(name)
-    kinds = {"existing": Existing, "verify": Verify, "durability": Durability, "transport": Transport}
+    kinds = {
+        "existing": Existing,
+        "verify": Verify,
+        "durability": Durability,
+        "transport": Transport,
+        "on_failure": OnFailure,
+    }
     for name, kind in kinds.items():
         if name in chosen:
             try:
                 chosen[name] = kind(chosen[name])
             except ValueError:
                 raise UsageError(f"{name}={chosen[name]!r} is unknown", hint=f"one of: {', '.join(kind)}") from None
+    if isinstance(chosen.get("max_bytes"), str):
+        try:
+            chosen["max_bytes"] = parse_size(chosen["max_bytes"])
+        except ValueError as error:
+            raise UsageError(f"max_bytes: {error}", hint="a number, or a text like '500GB'") from None
     for name in ("include", "exclude"):
         globs = chosen.get(name, ())
         chosen[name] = (globs,) if isinstance(globs, str) else tuple(globs)  # A text's letters are globs as well.

@@ -3,7 +3,7 @@
 import asyncio
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -48,6 +48,7 @@ class Committer:
         journal_thread: The one thread that uses the journal.
         report: Who wants to know.
         durability: With `file`, nothing waits for others to be put in place with.
+        when_failed: Called with each object that did not arrive as soon as that is known, and once more when it is recorded.
 
     Attributes:
         full: Done when the disk is full: the run is to end. What is verified by then still gets the room kept back.
@@ -63,6 +64,7 @@ class Committer:
         journal_thread: Disk,
         report: Report,
         durability: Durability = Durability.BATCH,
+        when_failed: Callable[[Failed], None] = lambda _: None,
     ) -> None:
         self.ended = 0
         self._group = group
@@ -72,6 +74,7 @@ class Committer:
         self._journal_thread = journal_thread
         self._report = report
         self._waits = durability is not Durability.FILE
+        self._when_failed = when_failed
         self.full: asyncio.Future[DestinationError] = asyncio.get_running_loop().create_future()
         self._pending: list[Ending] = []
         self._pending_bytes = 0
@@ -82,6 +85,8 @@ class Committer:
 
     async def put(self, ending: Ending) -> None:
         """Hand over an object that reached its end. Waits while the disk is far behind."""
+        if isinstance(ending.outcome, Failed):
+            self._when_failed(ending.outcome)
         while len(self._pending) >= BACKLOG_OBJECTS and not self._closing:
             self._room.clear()
             await self._room.wait()
@@ -142,6 +147,9 @@ class Committer:
 
         refusals = iter(await self._disk.run(put_in_place))
         outcomes = [ending.outcome if ending.staged is None else _final(ending, next(refusals)) for ending in batch]
+        for outcome in outcomes:
+            if isinstance(outcome, Failed):  # Be it only now, as its name was taken.
+                self._when_failed(outcome)
         placed = [(outcome.remote.key, _record(outcome)) for outcome in outcomes if not isinstance(outcome, Failed)]
         failed = [(o.remote.key, o.reason, o.message) for o in outcomes if isinstance(o, Failed)]
         await self._record(placed, failed)

@@ -189,6 +189,30 @@ class Failed:
 Outcome = Fetched | Adopted | Failed
 
 
+class StoppedBy(StrEnum):
+    """Which option may end a run early."""
+
+    MAX_DURATION = "--max-duration"
+    MAX_BYTES = "--max-bytes"
+    MAX_PATIENTS = "--max-patients"
+    ON_FAILURE = "--on-failure"
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """From now on nothing new is begun, as the user asked for. What is in flight may still finish.
+
+    Attributes:
+        by: The option that says so.
+        message: What it came to, for a person.
+        hint: The next step.
+    """
+
+    by: StoppedBy
+    message: str
+    hint: str = "run the same command again to go on"
+
+
 @dataclass(frozen=True, slots=True)
 class Committed:
     """A batch of objects reached its end, durably."""
@@ -209,5 +233,6 @@ Event = (
     | RemoteFound
     | RoomShort
     | Committed
+    | Stopped
 )
 Report = Callable[[Event], None]

@@ -5,7 +5,7 @@ been looked at.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, closing, suppress
 from itertools import groupby, islice
 from pathlib import Path
 
@@ -24,12 +24,13 @@ from .keys import key_filter
 from .listing import Listing, ShardedListing, Stream, survey
 from .model import PartState
 from .pipeline import Pages, plan_all, run
-from .planfile import parts_of_plan, read_plan
+from .planfile import parts_of_plan, read_plan, sorted_plan
 from .planning import Planner
 from .room import Room
 from .settings import RETRY_FOR_SECONDS, Settings, Source, Transport
 from .shards import SHARDS_MAX
 from .slots import Slots
+from .stopping import Brake
 from .store.pages import PAGE_KEYS, Lister
 from .store.protocol import Reader
 from .store.reference import ReferenceReader
@@ -63,14 +64,23 @@ async def fetch(
         RunError: The run could not begin or go on. What was verified by then is in place.
     """
     room = Room(report)
+    brake = Brake(settings, room, clock)
     try:
-        await _fetch(source, settings, room, command=command, plan_file=plan_file, clock=clock)
+        async with brake.watching_time():
+            await _fetch(source, settings, room, brake, command=command, plan_file=plan_file, clock=clock)
     except DestinationFullError as error:
         raise room.told(error) from error.__cause__
 
 
 async def _fetch(
-    source: Source, settings: Settings, report: Room, *, command: str, plan_file: Path | None, clock: Clock
+    source: Source,
+    settings: Settings,
+    report: Room,
+    brake: Brake,
+    *,
+    command: str,
+    plan_file: Path | None,
+    clock: Clock,
 ) -> None:
     """Do what `fetch` does, but for the last word on a disk that is full."""
     check_dest(settings.dest)
@@ -91,7 +101,10 @@ async def _fetch(
             )
         )
         listing = Listing(Lister(session), LISTING_ATTEMPTS, report, clock)
-        parts = await _parts(listing, source, asked, report, planned=plan_file is not None)
+        surveyed = _parts(listing, source, asked, report, planned=plan_file is not None)
+        parts = await brake.unless_stopped(surveyed)
+        if parts is None:
+            return
         destination = stack.enter_context(open_destination(settings))
         if journal is None:
             journal = Journal.open(
@@ -149,13 +162,15 @@ async def _fetch(
             journal_thread=journal_thread,
             report=report,
             durability=settings.durability,
+            when_failed=brake.failed,
         )
-        pages = (
-            _all_listed(listing, source, parts)
-            if plan_file is None
-            else {parts: _alone(_planned(plan_file, source, parts))}
-        )
-        await run(pages, planner, tools, committer)
+        if plan_file is not None:
+            pages: Pages = {parts: _alone(_planned(plan_file, source, parts, sort=settings.takes_whole_patients))}
+        elif settings.takes_whole_patients:
+            pages = _all_listed_in_order(listing, source, parts)
+        else:
+            pages = _all_listed(listing, source, parts)
+        await run(pages, planner, tools, committer, brake)
 
 
 async def plan(source: Source, settings: Settings, report: Report, *, clock: Clock = REAL) -> None:
@@ -259,13 +274,33 @@ def _all_listed(listing: Listing, source: Source, parts: Sequence[str]) -> Pages
     return {(part,): sharded.streams(warehouse.part_prefix(source.group, part)) for part in parts}
 
 
+def _all_listed_in_order(listing: Listing, source: Source, parts: Sequence[str]) -> Pages:
+    return {(part,): _alone(_objects(listing, warehouse.part_prefix(source.group, part))) for part in parts}
+
+
+async def _objects(listing: Listing, prefix: str) -> Stream:
+    """Yield a part's objects, page after page: keys rise from its beginning to its end."""
+    async with aclosing(listing.pages(prefix)) as pages:
+        async for page in pages:
+            if page.objects:
+                yield page.objects
+
+
 async def _alone(stream: Stream) -> AsyncGenerator[Stream, None]:
     yield stream
 
 
-async def _planned(path: Path, source: Source, parts: Sequence[str]) -> Stream:
-    """Yield a plan's objects of these parts as pages, each of one part. The file may be larger than memory."""
-    by_part = groupby(read_plan(path, source), lambda remote: warehouse.part_of(remote.key, source.group))
+async def _planned(path: Path, source: Source, parts: Sequence[str], *, sort: bool) -> Stream:
+    """Yield a plan's objects of these parts as pages, each of one part. The file may be larger than memory.
+
+    Args:
+        path: The plan.
+        source: What it is to be of.
+        parts: What is wanted of it.
+        sort: Whether to put it in order, patient by patient, in place of the order that it has.
+    """
+    remotes = sorted_plan(path, source) if sort else read_plan(path, source)
+    by_part = groupby(remotes, lambda remote: warehouse.part_of(remote.key, source.group))
     for part, objects in by_part:
         while part in parts and (page := list(islice(objects, PAGE_KEYS))):
             yield page

@@ -2,23 +2,25 @@
 
 ::
 
-    listing ── Page ──► plan ── Decision ──► queue ── Fetch, Check ──► workers ── Ending ──► committer
-    one per shard       journal and disk,    bounded                   request, stage,       publish,
-                        by the page                                    verify                record, by the batch
+    listing ── Page ──► plan ── Decision ──► lanes ── what comes first ──► workers ── Ending ──► committer
+    one per shard       journal and disk,    one per shard,                request, stage,       publish,
+                        by the page          bounded                       verify                record, by the batch
 
-The queue is what holds the listing back while the workers are behind: memory is bounded by settings, whatever the
-size of the bucket. A bad object becomes a `Failed` outcome, and the run goes on; anything else that is
+The lanes are what puts objects in order (see `admission`), and what holds the listing back while the workers are behind: memory is
+bounded by settings, whatever the size of the bucket. A run that is stopped (see `stopping`) ends as one that has come to its end:
+nothing more is admitted, and what was is dealt with. A bad object becomes a `Failed` outcome, and the run goes on; anything else that is
 raised ends all tasks. Whatever ends the run, what was verified by then is put in place and recorded.
 """
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
 from .adaptive import AdaptiveLimit, GivenLimit
+from .admission import Admission, Budget, Due, Lanes, Nowhere, Patients
 from .commit import Committer, Ending
 from .decisions import Nesting, refute
 from .diagnosis import destination_error
@@ -26,13 +28,13 @@ from .errors import DestinationFullError, EndpointError, ListingDeniedError, Obj
 from .events import Adopted, Failed, Fetched, LimitSet, ListingEnded, Report
 from .keys import is_folder_marker
 from .listing import Stream
-from .model import Check, Decision, Fetch, PartState, Refuse, RemoteObject, Skip
+from .model import Check, Fetch, PartState, Refuse, RemoteObject, Skip
 from .planning import Planner
+from .stopping import Brake
 from .tasks import loud
 from .transfer import Tools, check, fetch
 from .warehouse import part_of
 
-QUEUE_OBJECTS = 2000
 DENIED_MAX = 32
 """A part of which so many objects are denied, and none came, is given up."""
 EXHAUSTED_MAX = 16
@@ -95,17 +97,16 @@ class _Breaker:
 class _Account:
     """What was dealt out has to come to an end. A run that lost an object must not look like one that has them all."""
 
-    dealt: int = 0
     passed_over: int = 0
 
-    def settle(self, ended: int) -> None:
-        """Compare with how many objects ended.
+    def settle(self, dealt: int, ended: int) -> None:
+        """Compare how many objects were dealt out with how many ended, or were passed over.
 
         Raises:
             RuntimeError: They are not as many: a defect of ours.
         """
-        if ended + self.passed_over != self.dealt:
-            raise RuntimeError(f"{self.dealt} objects were dealt out, and {ended + self.passed_over} came to an end")
+        if ended + self.passed_over != dealt:
+            raise RuntimeError(f"{dealt} objects were dealt out, and {ended + self.passed_over} came to an end")
 
 
 class _Limit:
@@ -137,14 +138,15 @@ class _Limit:
             self._tools.report(LimitSet(limit, self._of))
 
 
-async def run(pages: Pages, planner: Planner, tools: Tools, committer: Committer) -> None:
-    """Bring the destination in line with the pages, once.
+async def run(pages: Pages, planner: Planner, tools: Tools, committer: Committer, brake: Brake) -> None:
+    """Bring the destination in line with the pages, once, or until it is stopped.
 
     Args:
         pages: What is in the bucket, or is wanted of it.
         planner: Decides what each object needs.
         tools: What a transfer needs.
         committer: Puts in place and records what reached its end.
+        brake: Stops it.
 
     Raises:
         RunError: The run cannot go on. A part whose listing breaks is reported as failed, and does not raise.
@@ -152,8 +154,9 @@ async def run(pages: Pages, planner: Planner, tools: Tools, committer: Committer
     committing = asyncio.create_task(loud(committer.run), name="committer")
     causes: list[BaseException] = []
     account = _Account()
+    lanes = Lanes(tools.group, brake)
     try:
-        await _flow(pages, planner, tools, committer, committing=committing, account=account)
+        await _flow(pages, planner, tools, committer, brake, lanes=lanes, committing=committing, account=account)
     except BaseExceptionGroup as group:
         causes.append(group)
         if isinstance(decisive(group), DestinationFullError):
@@ -169,7 +172,9 @@ async def run(pages: Pages, planner: Planner, tools: Tools, committer: Committer
     if causes:
         whole = BaseExceptionGroup("the run ended", causes)
         raise decisive(whole) from whole
-    account.settle(committer.ended)
+    if brake.is_halted:
+        account.passed_over += lanes.waiting
+    account.settle(lanes.admitted, committer.ended)
 
 
 async def _ended(task: "asyncio.Task[None]") -> None:
@@ -190,54 +195,56 @@ async def _flow(
     planner: Planner,
     tools: Tools,
     committer: Committer,
+    brake: Brake,
     *,
+    lanes: Lanes,
     committing: "asyncio.Task[None]",
     account: _Account,
 ) -> None:
-    """Let listings, workers and committer work, until all is dealt with or one of them fails."""
-    queue: asyncio.Queue[Decision | None] = asyncio.Queue(QUEUE_OBJECTS)
+    """Let listings, workers and committer work, until all is dealt with, the run is stopped or one of them fails."""
+    settings = tools.settings
+    budget = Budget(settings.max_patients, settings.max_bytes)
+    admission: Admission = Patients(lanes, budget, brake, pages) if settings.takes_whole_patients else lanes
     breaker = _Breaker()
     limit = _Limit(tools)
-
-    async def deal(decisions: Sequence[Decision]) -> bool:
-        for decision in decisions:
-            if isinstance(decision, Skip):
-                breaker.has_proof = True  # An earlier run had it.
-                continue
-            account.dealt += 1
-            match decision:
-                case Fetch() | Check():
-                    await queue.put(decision)  # Waits while the workers are behind: this is the back-pressure.
-                case Refuse(remote, reason, message):
-                    await committer.put(Ending(Failed(remote, reason, message)))
-        return not decisions or part_of(decisions[0].remote.key, tools.group) not in breaker.given_up
 
     async with asyncio.TaskGroup() as group:
         watch = group.create_task(_watch(committer, committing), name="watch")
         async with asyncio.TaskGroup() as workers:
-            for number in range(tools.settings.concurrency_max):
-                work = loud(_work, queue, breaker, tools, committer, account=account, limit=limit)
-                workers.create_task(work, name=f"worker-{number}")
-            async with asyncio.TaskGroup() as producers:
-                for parts, streams in pages.items():
-                    producers.create_task(loud(_produce, parts, streams, planner, deal), name=f"listing-{parts}")
-            for _ in range(tools.settings.concurrency_max):
-                await queue.put(None)
+            at_work = [
+                workers.create_task(
+                    loud(_work, lanes, breaker, tools, committer, account=account, limit=limit), name=f"worker-{number}"
+                )
+                for number in range(settings.concurrency_max)
+            ]
+            drop = group.create_task(_drop(at_work, brake), name="drop")
+            await brake.unless_stopped(_list_all(pages, planner, admission, breaker))
+            lanes.close()
+        drop.cancel()
         watch.cancel()
+
+
+async def _drop(workers: Sequence["asyncio.Task[None]"], brake: Brake) -> None:
+    """Let go what is still in flight when a run that was stopped has had its time to finish."""
+    await brake.overdue.wait()
+    for worker in workers:
+        worker.cancel()
 
 
 async def plan_all(pages: Pages, planner: Planner) -> None:
     """Plan all pages, and leave it at that. The decisions are in the planner's reports."""
-
-    async def leave(decisions: Sequence[Decision]) -> bool:  # noqa: ARG001 - others deal with them.
-        return True
-
     try:
-        async with asyncio.TaskGroup() as producers:
-            for parts, streams in pages.items():
-                producers.create_task(loud(_produce, parts, streams, planner, leave), name=f"listing-{parts}")
+        await _list_all(pages, planner, Nowhere(), _Breaker())
     except BaseExceptionGroup as group:
         raise decisive(group) from group
+
+
+async def _list_all(pages: Pages, planner: Planner, admission: Admission, breaker: _Breaker) -> None:
+    """Plan all pages, each part's side by side with the others'."""
+    async with asyncio.TaskGroup() as producers:
+        for parts, streams in pages.items():
+            work = loud(_produce, parts, streams, planner, admission, breaker)
+            producers.create_task(work, name=f"listing-{parts}")
 
 
 async def _watch(committer: Committer, committing: "asyncio.Task[None]") -> None:
@@ -253,46 +260,56 @@ async def _produce(
     parts: tuple[str, ...],
     streams: AsyncGenerator[Stream, None],
     planner: Planner,
-    deal: Callable[[Sequence[Decision]], Awaitable[bool]],
+    admission: Admission,
+    breaker: _Breaker,
 ) -> None:
-    """Plan streams side by side, page by page, deal the decisions out, and say once how the listing of parts ended.
+    """Plan streams side by side, page by page, have what is due admitted, and say once how the listing of parts ended.
 
-    When the decisions about a part are no more wanted, each of its streams ends with the page that it has got.
+    When a part was given up meanwhile, each of its streams ends with the page that it has got.
     """
     listed: Counter[str] = Counter()
-    given_up = False
     breaks: list[ListingDeniedError | EndpointError] = []
 
+    def is_given_up() -> bool:
+        return len(parts) == 1 and parts[0] in breaker.given_up
+
     async def produce(stream: Stream) -> None:
-        nonlocal given_up
         nesting = Nesting()
+        admitting = admission.open(parts)
         try:
             async with aclosing(stream):
                 async for page in stream:
                     listed.update(_counted(page, planner.group))
                     decisions = await planner.plan(page, nesting)
-                    if not await deal(decisions) and len(parts) == 1:
-                        given_up = True
-                        return
+                    due = [decision for decision in decisions if not isinstance(decision, Skip)]
+                    breaker.has_proof |= len(due) < len(decisions)  # An earlier run had it.
+                    await admitting.admit(page[-1].key, due)
+                    if is_given_up():
+                        break
         except (ListingDeniedError, EndpointError) as error:
             breaks.append(error)
+        await admitting.end()
 
     async with aclosing(streams), asyncio.TaskGroup() as group:
         async for stream in streams:
             group.create_task(loud(produce, stream), name=f"listing-{parts}")
-    if given_up:
+    if is_given_up():
         return
-    denied = any(isinstance(error, ListingDeniedError) for error in breaks)
     for part in parts:
-        if denied:
-            state = PartState.FAILED if listed else PartState.DENIED
-            end = ListingEnded(part, state, "the credentials may not list it", denied=True)
-        elif breaks:
-            end = ListingEnded(part, PartState.FAILED, str(breaks[0]))
-        else:
-            state = PartState.COMPLETE if part in listed else PartState.EMPTY
-            end = ListingEnded(part, state, await planner.missing(part, listed[part]))
-        planner.report(end)
+        planner.report(await _end_of(part, listed, breaks, planner))
+
+
+async def _end_of(
+    part: str, listed: Counter[str], breaks: Sequence[ListingDeniedError | EndpointError], planner: Planner
+) -> ListingEnded:
+    """Say how a part's listing ended, given how many objects it had by part, and what broke it off."""
+    if any(isinstance(error, ListingDeniedError) for error in breaks):
+        state = PartState.FAILED if listed else PartState.DENIED
+        return ListingEnded(part, state, "the credentials may not list it", denied=True)
+    if breaks:
+        return ListingEnded(part, PartState.FAILED, str(breaks[0]))
+    state = PartState.COMPLETE if part in listed else PartState.EMPTY
+    return ListingEnded(part, state, await planner.missing(part, listed[part]))
 
 
 def _counted(page: Sequence[RemoteObject], group: str) -> dict[str, int]:
@@ -302,40 +319,46 @@ def _counted(page: Sequence[RemoteObject], group: str) -> dict[str, int]:
 
 
 async def _work(
-    queue: "asyncio.Queue[Decision | None]",
-    breaker: _Breaker,
-    tools: Tools,
-    committer: Committer,
-    *,
-    account: _Account,
-    limit: _Limit,
+    lanes: Lanes, breaker: _Breaker, tools: Tools, committer: Committer, *, account: _Account, limit: _Limit
 ) -> None:
-    """Do what is queued, one object after another, until the end mark."""
-    while (decision := await queue.get()) is not None:
-        remote = decision.remote
-        part = part_of(remote.key, tools.group)
-        await tools.slots.acquire()
-        began = tools.clock.now()
+    """Do what is due, one object after another, until there is no more."""
+    while (decision := await lanes.take()) is not None:
         try:
-            if part in breaker.given_up:
+            ending = await _deal_with(decision, breaker, tools, limit)
+            if ending is not None:
+                await committer.put(ending)
+            else:
                 account.passed_over += 1
-                continue
-            ending = await _carry_out(decision, tools)
-        except ObjectError as error:
-            breaker.failed(part, error, tools.report)
-            ending = Ending(Failed(remote, error.reason, str(error)))
-        except OSError as error:
-            raise destination_error(error, tools.destination.dest) from error
-        else:
-            breaker.succeeded(part)
-            if not limit.is_at_rest and isinstance(decision, Fetch):
-                limit.fetched(remote.size, began)
-        finally:
-            tools.slots.release()
-        await committer.put(ending)
+        except asyncio.CancelledError:
+            account.passed_over += 1  # Dropped, if it is not the run that is cancelled.
+            raise
 
 
-async def _carry_out(decision: Decision, tools: Tools) -> Ending:
+async def _deal_with(decision: Due, breaker: _Breaker, tools: Tools, limit: _Limit) -> Ending | None:
+    """Bring one object to its end; None if its part was given up."""
+    remote = decision.remote
+    part = part_of(remote.key, tools.group)
+    await tools.slots.acquire()
+    began = tools.clock.now()
+    try:
+        if part in breaker.given_up:
+            return None
+        ending = await _carry_out(decision, tools)
+    except ObjectError as error:
+        breaker.failed(part, error, tools.report)
+        return Ending(Failed(remote, error.reason, str(error)))
+    except OSError as error:
+        raise destination_error(error, tools.destination.dest) from error
+    finally:
+        tools.slots.release()
+    if not isinstance(ending.outcome, Failed):
+        breaker.succeeded(part)
+        if not limit.is_at_rest and isinstance(decision, Fetch):
+            limit.fetched(remote.size, began)
+    return ending
+
+
+async def _carry_out(decision: Due, tools: Tools) -> Ending:
     if isinstance(decision, Check):
         adopted_by = await check(decision, tools)
         if adopted_by is not None:

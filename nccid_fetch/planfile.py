@@ -10,15 +10,17 @@ Carrying a plan out decides anew about each of its objects: the disk may have ch
 
 import json
 import re
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TextIO
 
-from .errors import UsageError
+from .errors import DestinationError, UsageError
 from .model import Check, Decision, ETag, Fetch, Refuse, RemoteObject, Skip
 from .settings import Source
-from .warehouse import group_prefix, part_of
+from .warehouse import group_prefix, part_of, patient_of, phase_of
 
 SCHEMA = "nccid-fetch/plan/1"
 _MS = 1_000_000
@@ -85,6 +87,41 @@ def read_plan(path: Path, source: Source) -> Iterator[RemoteObject]:
         raise UsageError(
             f"--plan {path} cannot be read: {why}", hint="nccid-fetch plan --output FILE makes one"
         ) from error
+
+
+def sorted_plan(path: Path, source: Source) -> Iterator[RemoteObject]:
+    """Yield the objects of a plan patient by patient, and those of a patient part by part in the order of parts' phases.
+
+    A plan has pages as they came, and may be larger than memory: it is sorted in a file of SQLite's own, which has no name.
+
+    Raises:
+        UsageError: As `read_plan` does.
+        DestinationError: There is no room for that file.
+    """
+    with closing(sqlite3.connect("")) as database:
+        try:
+            database.execute("CREATE TABLE remote (patient BLOB, phase INTEGER, key BLOB, size, etag BLOB, modified)")
+            rows = (
+                (_raw(patient_of(key)), phase_of(part_of(key, source.group)), _raw(key), size, _raw(etag), modified_ns)
+                for key, size, etag, modified_ns in read_plan(path, source)
+            )
+            database.executemany("INSERT INTO remote VALUES (?, ?, ?, ?, ?, ?)", rows)
+            in_order = "SELECT key, size, etag, modified FROM remote ORDER BY patient, phase, key"
+            for key, size, etag, modified_ns in database.execute(in_order):
+                yield RemoteObject(_text(key), size, ETag(_text(etag)), modified_ns)
+        except sqlite3.Error as error:
+            raise DestinationError(
+                f"{path} cannot be sorted by patient: {error}", hint="make room where temporary files go (TMPDIR)"
+            ) from error
+
+
+def _raw(text: str) -> bytes:
+    """Return the bytes that a text sorts by, whatever JSON has put into it."""
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "surrogatepass")
 
 
 def parts_of_plan(path: Path, source: Source) -> tuple[str, ...]:

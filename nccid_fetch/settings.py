@@ -6,6 +6,7 @@ The command line and the Python functions build these; nothing below them reads 
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import ip_address
+from math import inf
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -48,6 +49,13 @@ class Durability(StrEnum):
     """Before it is recorded, each object by itself and without waiting for others."""
     NONE = "none"
     """When the system gets round to it. Until then it is hashed again after a power failure."""
+
+
+class OnFailure(StrEnum):
+    """What a failed or refused object means for the others."""
+
+    CONTINUE = "continue"
+    STOP = "stop"
 
 
 class Transport(StrEnum):
@@ -140,6 +148,10 @@ class Settings:
         attempts: Attempts per object. Being told to slow down is not one.
         stall_seconds: An attempt ends when no byte came for so long.
         retry_for_seconds: How long a run waits for an endpoint that is gone, or for credentials that have expired.
+        max_duration_seconds: Nothing is begun when the run has taken so long; None for any time.
+        max_bytes: No patient is begun that would bring more bytes than these in all; None for any number.
+        max_patients: No more patients are begun than so many; None for any number.
+        on_failure: What a failed or refused object means for the others.
         strict: A denied part ends the run with 4.
         require_verified: Objects known by size alone end the run with 3.
         open_files: How many files this process may have open; fewer objects are in flight where that allows no more.
@@ -158,6 +170,10 @@ class Settings:
     attempts: int = 8
     stall_seconds: float = 30.0
     retry_for_seconds: float = RETRY_FOR_SECONDS
+    max_duration_seconds: float | None = None
+    max_bytes: int | None = None
+    max_patients: int | None = None
+    on_failure: OnFailure = OnFailure.CONTINUE
     strict: bool = False
     require_verified: bool = False
     open_files: int | None = None
@@ -177,6 +193,11 @@ class Settings:
             raise UsageError(f"--stall {self.stall_seconds:g}s is out of range", hint="more than 0s")
         if self.retry_for_seconds < 0:
             raise UsageError(f"--retry-for {self.retry_for_seconds:g}s is out of range", hint="0s or more")
+        if self.max_duration_seconds is not None and not 0 < self.max_duration_seconds < inf:
+            raise UsageError(f"--max-duration {self.max_duration_seconds:g}s is out of range", hint="more than 0s")
+        for option, most in {"--max-bytes": self.max_bytes, "--max-patients": self.max_patients}.items():
+            if most is not None and most < 1:
+                raise UsageError(f"{option} {most} is out of range", hint="1 or more")
         for part in self.parts:
             check_part(part)
 
@@ -187,6 +208,11 @@ class Settings:
         if self.open_files is None:
             return wanted
         return max(1, min(wanted, (self.open_files - OPEN_FILES_BESIDE) // OPEN_FILES_PER_OBJECT))
+
+    @property
+    def takes_whole_patients(self) -> bool:
+        """Whether the run may end at a patient's edge, and so takes one patient after the other."""
+        return self.max_bytes is not None or self.max_patients is not None
 
     @property
     def file_mode(self) -> int:

@@ -22,6 +22,8 @@ from .events import (
     Received,
     Released,
     Retrying,
+    Stopped,
+    StoppedBy,
 )
 from .model import Check, Decision, Fetch, PartState, Refuse, Skip, VerifiedBy
 from .settings import Settings, Source
@@ -94,12 +96,13 @@ class Tally:
     throttled: int = 0
     limit: LimitSet | None = None
     held: Held | None = None
+    stopped: Stopped | None = None
     known_by_size: int = 0
     named: bool = False
     listing_failed: bool = False
     denied_later: bool = False
 
-    def __call__(self, event: Event) -> None:  # noqa: C901 - a case for each event.
+    def __call__(self, event: Event) -> None:  # noqa: C901, PLR0912 - a case for each event.
         """Count an event."""
         match event:
             case Received(size):
@@ -119,6 +122,8 @@ class Tally:
                 self.held = None
             case LimitSet():
                 self.limit = event
+            case Stopped():
+                self.stopped = event
             case PartsKnown(parts, states, named):
                 self.named = named
                 for part in parts:
@@ -144,6 +149,12 @@ class Tally:
     def listing_is_complete(self) -> bool:
         """Whether every part's listing has ended, so that totals are final."""
         return bool(self.parts) and all(part.state is not None for part in self.parts.values())
+
+    @property
+    def cut_short(self) -> Stopped | None:
+        """What ended the run before all was dealt with; None where nothing did, or nothing was left by then."""
+        ends = [part.end(planned=False) for part in self.parts.values()]
+        return self.stopped if PartState.STOPPED in ends or not ends else None
 
     def _plan(self, part: PartTally, decisions: Sequence[Decision]) -> None:
         for kind, action in _ACTIONS.items():
@@ -181,11 +192,14 @@ class Tally:
         return bool(states) and (nothing or self.denied_later or (denied and (settings.strict or self.named)))
 
     def exit_code(self, settings: Settings) -> int:
-        """Return the exit code of a run that was not ended by an error: 4, 5, 2, 1, 3 or 0, in this order."""
+        """Return the exit code of a run that was not ended by an error: 4, 5, 10, 2, 1, 3 or 0, in this order."""
         if self.misses_access(settings):
             return 4
         if self.listing_failed:
             return 5
+        cut_short = self.cut_short
+        if cut_short is not None and cut_short.by is not StoppedBy.ON_FAILURE:
+            return 10
         if not self.listed.objects and (settings.include or settings.exclude):
             return 2
         if self.failed or self.refused:
@@ -240,6 +254,8 @@ class Summary:
         }
         if self.planned:
             summary["planned"] = {action: count.as_dict() for action, count in tally.planned.items()}
+        if (cut_short := tally.cut_short) is not None:
+            summary["stopped"] = {"by": str(cut_short.by), "message": cut_short.message}
         return summary | {
             "fetched": tally.fetched.as_dict(),
             "adopted": tally.adopted.as_dict(),

@@ -18,6 +18,15 @@ GROUPS = ("training", "validation")
 PARTS = ("data", "ct-metadata", "mri-metadata", "xray-metadata", "ct", "mri", "xray")
 """The documented parts. A bucket may hold more (`unknown`, `unknown-metadata`); its listing tells."""
 
+_PHASES = {
+    "data": 0,
+    **dict.fromkeys(("ct-metadata", "mri-metadata", "xray-metadata"), 1),
+    "xray": 2,
+    "mri": 3,
+    "ct": 4,
+    **dict.fromkeys(("unknown", "unknown-metadata"), 5),
+}
+
 
 def group_prefix(group: str) -> str:
     """Return the prefix of a group, `training/`."""
@@ -40,3 +49,42 @@ def part_of(key: str, group: str) -> str:
     'ct-metadata'
     """
     return key[len(group) + 1 :].partition("/")[0]
+
+
+def phase_of(part: str) -> int:
+    """Return when a part's turn is: what says most about most patients in the fewest bytes comes first.
+
+    =====  ============================================  =================================================
+    Phase  Parts                                         Why then
+    =====  ============================================  =================================================
+    0      `data`                                        who the patients are; minutes
+    1      `ct-metadata` `mri-metadata` `xray-metadata`  what images there are; small, but as many as those
+    2      `xray`                                        an image or two a patient
+    3      `mri`                                         few patients
+    4      `ct`                                          nearly all of the bytes
+    5      `unknown` `unknown-metadata`                  what the warehouse itself could not file
+    6      anything else                                 what no document names
+    =====  ============================================  =================================================
+    """
+    return _PHASES.get(part, 6)
+
+
+def below_part(key: str) -> str:
+    """Return what follows the part in a key, group and all: it sorts by patient, whatever the part.
+
+    >>> below_part("training/ct-metadata/Covid0000/1.2/a.json")
+    'Covid0000/1.2/a.json'
+    """
+    return key.split("/", 2)[-1]
+
+
+def patient_of(key: str) -> str:
+    """Return the first segment below the part, with its slash, so that patients sort as their keys do.
+
+    An object at the top of a part belongs to no patient; it has its own name, without a slash.
+
+    >>> patient_of("training/ct/Covid0000/1.2/1.2.3/a.dcm"), patient_of("training/ct/README")
+    ('Covid0000/', 'README')
+    """
+    patient, slash, _ = below_part(key).partition("/")
+    return patient + slash

@@ -279,5 +279,6 @@ async def fetching(
         error = caught
     code = tally.exit_code(settings) if error is None else error.exit_code
     run = Run(tally, events, code, error)
-    assert run.left_over == 0 or error is not None or "denied" in {part.state for part in tally.parts.values()}
+    excused = error is not None or tally.stopped is not None
+    assert run.left_over == 0 or excused or "denied" in {part.state for part in tally.parts.values()}
     return run

@@ -204,6 +204,26 @@ def test_fetch_carries_out_a_plan_that_the_command_line_wrote(s3: ScriptedS3, tm
         fetch("ct", dest=tmp_path / "new", plan=file, endpoint_url=s3.endpoint_url)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_bytes": 1},
+        {"max_bytes": "1"},
+        {"max_patients": 1, "on_failure": "stop"},
+        {"max_duration": 1e-9},
+    ],
+    ids=str,
+)
+def test_a_run_that_stops_early_returns_10_and_says_why(s3: ScriptedS3, tmp_path: Path, options: Any) -> None:
+    for patient in range(3):
+        s3.put(f"training/data/Covid000{patient}/a.json", b"{}")
+    summary = nccid_fetch.fetch("data", dest=tmp_path / "dest", endpoint_url=s3.endpoint_url, **options)
+    assert summary.exit_code == 10
+    assert summary.tally.fetched.objects == ("max_patients" in options)
+    assert summary.tally.cut_short is not None
+    assert summary.tally.cut_short.by in {f"--{name.replace('_', '-')}" for name in options}
+
+
 # plan.
 
 

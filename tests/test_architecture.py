@@ -34,11 +34,11 @@ RANKS = (
         *("store.strict",),
     ),
     (
-        *("destination", "governor", "ranges", "room", "summary"),
+        *("destination", "governor", "ranges", "room", "stopping", "summary"),
         *("cli.usage", "demo.server"),
     ),
     (
-        *("commit", "planning", "progress"),
+        *("admission", "commit", "planning", "progress"),
         *("store.session",),
     ),
     ("cli.output", "store.fast", "store.pages", "store.reference"),

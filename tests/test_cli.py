@@ -159,6 +159,12 @@ def nothing_granted(s3: ScriptedS3) -> None:
         (["all", "--stall", "0s"], "--stall"),
         (["plan", "--retry-for", "soon"], "--retry-for"),
         (["all", "--retry-for", "-1s"], "--retry-for"),
+        (["all", "--max-duration", "soon"], "--max-duration"),
+        (["all", "--max-duration", "0s"], "--max-duration"),
+        (["all", "--max-bytes", "all"], "--max-bytes"),
+        (["all", "--max-bytes", "0"], "--max-bytes"),
+        (["all", "--max-patients", "0"], "--max-patients"),
+        (["all", "--on-failure", "ignore"], "--on-failure"),
         (["all", "--verify", "sha1"], "--verify"),
         (["all", "--existing", "eat"], "--existing"),
         (["all", "--transport", "pigeon"], "--transport"),
@@ -1004,3 +1010,51 @@ def test_credentials_in_an_endpoint_are_refused_and_not_shown(cli: Cli, tmp_path
     ended = cli("all", "--dest", tmp_path / "dest", "--endpoint-url", "http://name:hunter2@127.0.0.1:1")
     assert ended.code == 2
     assert "hunter2" not in ended.out + ended.err
+
+
+# Runs that stop early.
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [
+        ("--max-patients", "1", "1 patient was begun, and there are more"),
+        ("--max-bytes", "40", "the next patient needs 13 bytes, and 9 are left"),
+        ("--max-duration", "1h", None),
+    ],
+)
+@pytest.mark.parametrize("spoken", ["human", "json", "quiet"])
+def test_a_run_that_stops_early_is_10_and_says_why_and_how_to_go_on(
+    cli: Cli, s3: ScriptedS3, dest: Path, *, option: str, value: str, told: str | None, spoken: str
+) -> None:
+    ended = cli("all", "--dest", dest, option, value, "--format", spoken)
+    assert ended.code == (10 if told else 0)
+    if spoken == "json":
+        assert ended.json["exit_code"] == ended.code
+        assert ended.json.get("stopped") == ({"by": option, "message": told} if told else None)
+    if spoken == "quiet" or told is None:
+        assert "stopped by" not in ended.err
+    else:
+        note, hint = ended.err.splitlines()[-2:]
+        assert note == f"note: stopped by {option}: {told}"
+        assert hint == "hint: run the same command again to go on"
+    if told:
+        assert set(files(dest)) == {path.removeprefix("training/") for path in OBJECTS if "/Covid0/" in path}
+    assert cli("all", "--dest", dest).code == 0
+    assert files(dest) == expected("training/")
+
+
+def test_a_run_that_the_first_failure_stops_is_1_and_names_it(cli: Cli, s3: ScriptedS3, dest: Path) -> None:
+    s3.script("get", Status(404, "NoSuchKey"), key="training/ct/Covid0/1/2/a.dcm", count=None)
+    ended = cli("all", "--dest", dest, "--on-failure", "stop", "--concurrency", "1", "--format", "json")
+    assert ended.code == 1
+    assert [failed["key"] for failed in ended.json["failures"]] == ["training/ct/Covid0/1/2/a.dcm"]
+    assert ended.json["stopped"]["by"] == "--on-failure"
+    assert ended.errors[-1].startswith("error: stopped by --on-failure: training/ct/Covid0/1/2/a.dcm did not arrive")
+    assert "hint: run the same command again to try once more" in ended.err
+
+
+def test_a_dry_run_says_that_it_shows_all(cli: Cli, s3: ScriptedS3, dest: Path) -> None:
+    ended = cli("all", "--dest", dest, "--dry-run", "--max-patients", "1", "--format", "json")
+    assert (ended.code, ended.json["planned"]["fetch"]["objects"]) == (0, len(OBJECTS))
+    assert ended.err.splitlines()[0] == "note: --dry-run shows all that is to be fetched, whatever --max-patients says"

@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from nccid_fetch import commit, operations, planfile, transfer
+from nccid_fetch import admission, commit, operations, planfile, transfer
 from nccid_fetch.adaptive import AdaptiveLimit
+from nccid_fetch.admission import WAITING_OBJECTS
 from nccid_fetch.commit import Committer, Ending
 from nccid_fetch.destination import Destination
 from nccid_fetch.digests import md5_of
@@ -26,7 +27,7 @@ from nccid_fetch.events import Committed, Event, LimitSet, ListingEnded, PagePla
 from nccid_fetch.journal import Journal
 from nccid_fetch.listing import ShardedListing
 from nccid_fetch.model import Fetch, PartState, RemoteObject, Why
-from nccid_fetch.pipeline import DENIED_MAX, EXHAUSTED_MAX, MISMATCHED_MAX, QUEUE_OBJECTS
+from nccid_fetch.pipeline import DENIED_MAX, EXHAUSTED_MAX, MISMATCHED_MAX
 from nccid_fetch.planfile import write_decision, write_header
 from nccid_fetch.planning import Planner
 from nccid_fetch.retry import MISMATCHES_MAX
@@ -215,15 +216,17 @@ def test_what_is_planned_and_not_begun_is_bounded_whatever_the_size_of_the_bucke
     never = threading.Event()
     s3.virtual = rows
     s3.script("get", Hold(never), count=None)
-    full: list[bool] = []
+    full: list[str] = []
+    admit = admission._Lane.admit
 
-    class Watched(asyncio.Queue[Any]):
-        async def put(self, item: Any) -> None:
-            if self.full():
-                full.append(True)
-                if len(full) == len(parts):  # Every listing waits, and no worker will take anything.
-                    halted.set()
-            await super().put(item)
+    async def watched(self: Any, last_key: str, due: Any) -> None:
+        waits = asyncio.create_task(admit(self, last_key, due))
+        await asyncio.sleep(0)
+        if not waits.done():
+            full.append(last_key)
+            if len(full) == len(parts):  # Every listing waits, and no worker will take anything.
+                halted.set()
+        await waits
 
     async def main() -> int:
         planned = 0
@@ -246,13 +249,13 @@ def test_what_is_planned_and_not_begun_is_bounded_whatever_the_size_of_the_bucke
         return planned
 
     halted = asyncio.Event()
-    monkeypatch.setattr("nccid_fetch.pipeline.asyncio.Queue", Watched)
+    monkeypatch.setattr(admission._Lane, "admit", watched)
     try:
         planned = asyncio.run(main())
     finally:
         never.set()
     assert len(full) == len(parts)
-    assert QUEUE_OBJECTS <= planned <= QUEUE_OBJECTS + len(parts) * PAGE_KEYS + concurrency
+    assert WAITING_OBJECTS <= planned <= WAITING_OBJECTS + len(parts) * PAGE_KEYS + concurrency
 
 
 @fault(11)

@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import nccid_fetch
+from nccid_fetch.admission import WAITING_OBJECTS
 from nccid_fetch.errors import AccessError, EndpointError, ListingDeniedError, ListingError, NccidFetchError
 from nccid_fetch.events import ListingEnded, PagePlanned
 from nccid_fetch.listing import Listing, ShardedListing, Stream
 from nccid_fetch.model import ETag, Fetch, PartState, RemoteObject, Why
-from nccid_fetch.pipeline import QUEUE_OBJECTS
 from nccid_fetch.planfile import write_decision, write_header
 from nccid_fetch.settings import Source, Transport
 from nccid_fetch.shards import NAMES_MAX, SHARDS_MAX, Edges, Shards
@@ -596,7 +596,7 @@ def test_a_part_that_is_given_up_is_not_listed_to_its_end(dest: Path) -> None:
     assert result.exit_code == 4
     assert result.tally.parts["ct"].state is PartState.DENIED
     assert len([event for event in result.events if isinstance(event, ListingEnded)]) == 1
-    assert result.tally.listed.objects <= QUEUE_OBJECTS + SHARDS_MAX * 100 + 100 < len(present)
+    assert result.tally.listed.objects <= WAITING_OBJECTS + SHARDS_MAX * 100 + 100 < len(present)
 
 
 def test_a_run_that_is_cancelled_while_shards_are_listed_ends_at_once(s3: ScriptedS3, dest: Path) -> None:

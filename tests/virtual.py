@@ -47,7 +47,7 @@ CHUNK_BYTES = 3 << 10
 RANGED_BYTES_MIN = 16 << 10
 RANGE_BYTES = 5 << 10
 BATCH_OBJECTS = 6
-QUEUE_OBJECTS = 16
+WAITING_OBJECTS = 16
 RESERVE_BYTES = 4 << 10
 """The sizes of the real world, made small."""
 STEPS_MAX = 200_000
@@ -431,7 +431,7 @@ class World:
                 "ranges.RANGE_BYTES": RANGE_BYTES,
                 "commit.BATCH_OBJECTS": BATCH_OBJECTS,
                 "commit.BACKLOG_OBJECTS": 2 * BATCH_OBJECTS,
-                "pipeline.QUEUE_OBJECTS": QUEUE_OBJECTS,
+                "admission.WAITING_OBJECTS": WAITING_OBJECTS,
             }.items():
                 patch.setattr(f"nccid_fetch.{name}", stand_in)
             yield

@@ -27,6 +27,7 @@ from nccid_fetch.events import (
     Report,
     Retrying,
     RoomShort,
+    Stopped,
 )
 from nccid_fetch.planfile import write_decision, write_header
 from nccid_fetch.settings import Settings, Source
@@ -53,6 +54,9 @@ def fetch(command: str, values: options.Values) -> None:
     if values["dry_run"]:
         if plan_file is not None:
             raise UsageError("--dry-run and --plan do not go together", hint="the plan is what it says")
+        for name in ("max_duration", "max_bytes", "max_patients"):
+            if values[name] is not None and Format(values["format_"]) is not Format.QUIET:
+                note(f"note: --dry-run shows all that is to be fetched, whatever --{name.replace('_', '-')} says")
         plan(command, values)
         return
 
@@ -222,6 +226,8 @@ def _also_told(report: Report) -> Report:
                 note(f"retry: the listing of {prefix}: {message}; next in {pause:.1f}s")
             case Held() | Released():
                 note_hold(event)
+            case Stopped(by, message):
+                note(f"stopping, for {by}: {message}")
             case LimitSet() if event.of is not None and (told := limit_text(event)):
                 note(told)
             case Committed(outcomes):

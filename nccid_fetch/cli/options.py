@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal, TypeVar, cast
 import typer
 
 from nccid_fetch import __version__, warehouse
-from nccid_fetch.settings import CONCURRENCY_MAX, Durability, Existing, Settings, Source, Transport, Verify
-from nccid_fetch.units import parse_duration
+from nccid_fetch.settings import CONCURRENCY_MAX, Durability, Existing, OnFailure, Settings, Source, Transport, Verify
+from nccid_fetch.units import parse_duration, parse_size
 
 from . import completion, configfile, help  # noqa: A004 - what this tool's help looks like.
 
@@ -195,6 +195,23 @@ Concurrency = Annotated[
 TransportChoice = Annotated[
     Transport, _option("--transport", _PACE, "Which client reads objects; auto takes the fast one wherever it is safe.")
 ]
+MaxDuration = Annotated[
+    float | None,
+    _option("--max-duration", _PACE, "Begin nothing more after so long: 8h.", parser=parse_duration, metavar="TIME"),
+]
+MaxBytes = Annotated[
+    int | None,
+    _option(
+        "--max-bytes",
+        _PACE,
+        "Fetch patient by patient, and stop before one that would bring more: 500GB.",
+        parser=parse_size,
+        metavar="SIZE",
+    ),
+]
+MaxPatients = Annotated[
+    int | None, _option("--max-patients", _PACE, "Fetch patient by patient, and stop after so many.", metavar="N")
+]
 
 Attempts = Annotated[int, _option("--attempts", _TROUBLE, "Attempts per object.", metavar="N")]
 Stall = Annotated[
@@ -212,6 +229,10 @@ RetryFor = Annotated[
         parser=parse_duration,
         metavar="TIME",
     ),
+]
+FailurePolicy = Annotated[
+    OnFailure,
+    _option("--on-failure", _TROUBLE, "Go on past objects that fail or are refused, or stop at the first one."),
 ]
 
 OutputFormat = Annotated[
@@ -290,9 +311,13 @@ FETCH: OptionGroup = SELECT | {
     "attempts": (Attempts, 8),
     "stall": (Stall, "30s"),
     "group_readable": (GroupReadable, False),
+    "max_duration": (MaxDuration, None),
+    "max_bytes": (MaxBytes, None),
+    "max_patients": (MaxPatients, None),
+    "on_failure": (FailurePolicy, OnFailure.CONTINUE),
 }
 
-DURATIONS = ("stall", "retry_for")
+DURATIONS = ("stall", "retry_for", "max_duration")
 """Options that are written with a unit, and become seconds."""
 
 

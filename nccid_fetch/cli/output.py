@@ -179,5 +179,8 @@ def _remarks(summary: Summary, *, raised: bool) -> Iterator[tuple[str, str]]:
                 yield "warning", f"{name}: {part.message}"
             case PartState.FAILED:
                 yield "error", f"the listing of {name} broke off: {part.message}; run the same command again"
+    if (cut_short := summary.tally.cut_short) is not None and not raised:
+        yield "error" if summary.exit_code == 1 else "note", f"stopped by {cut_short.by}: {cut_short.message}"
+        yield "hint", cut_short.hint
     if summary.exit_code == 3:
         yield "error", f"{objects_text(summary.tally.verified[VerifiedBy.SIZE])} could be proved by size alone"
