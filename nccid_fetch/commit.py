@@ -3,7 +3,7 @@
 import asyncio
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from .diagnosis import destination_error
 from .disk import Disk
 from .durability import FlushError
 from .errors import DestinationError, DestinationFullError, ObjectError, Reason
-from .events import Adopted, Committed, Failed, Fetched, Outcome, Report
+from .events import Adopted, Committed, Committing, Failed, Fetched, Outcome, Report
 from .journal import Journal
 from .keys import path_of
 from .model import Fetch, Record
@@ -48,6 +48,7 @@ class Committer:
         journal_thread: The one thread that uses the journal.
         report: Who wants to know.
         durability: With `file`, nothing waits for others to be put in place with.
+        in_flight: Returns how many objects are in flight, which is told with each batch.
 
     Attributes:
         full: Done when the disk is full: the run is to end. What is verified by then still gets the room kept back.
@@ -63,6 +64,7 @@ class Committer:
         journal_thread: Disk,
         report: Report,
         durability: Durability = Durability.BATCH,
+        in_flight: Callable[[], int] = lambda: 0,
     ) -> None:
         self.ended = 0
         self._group = group
@@ -71,6 +73,7 @@ class Committer:
         self._disk = disk
         self._journal_thread = journal_thread
         self._report = report
+        self._in_flight = in_flight
         self._waits = durability is not Durability.FILE
         self.full: asyncio.Future[DestinationError] = asyncio.get_running_loop().create_future()
         self._pending: list[Ending] = []
@@ -140,6 +143,7 @@ class Committer:
             self._destination.flush_adopted(adopted)
             return self._destination.publish(placements)
 
+        self._report(Committing(len(batch), self._in_flight()))
         refusals = iter(await self._disk.run(put_in_place))
         outcomes = [ending.outcome if ending.staged is None else _final(ending, next(refusals)) for ending in batch]
         placed = [(outcome.remote.key, _record(outcome)) for outcome in outcomes if not isinstance(outcome, Failed)]

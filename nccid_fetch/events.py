@@ -4,12 +4,12 @@ Nothing that works knows about progress bars, logs or summaries: it reports, and
 and by batch, not by object, except where an object is worth a line of its own.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from .errors import Reason
-from .model import Decision, PartState, RemoteObject, VerifiedBy
+from .model import Decision, Listed, PartState, RemoteObject, VerifiedBy
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,13 @@ class ListingEnded:
 @dataclass(frozen=True, slots=True)
 class Received:
     """Bytes of a body came in. Bytes of an attempt that failed are reported like any other."""
+
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hashed:
+    """Bytes of a file that was there already were hashed, to see whether it is the object."""
 
     size: int
 
@@ -138,6 +145,24 @@ class LimitSet:
 
 
 @dataclass(frozen=True, slots=True)
+class DestinationOpened:
+    """From now on the destination is this run's alone, to its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class LastListed:
+    """What an earlier run found in the bucket: how much there may be, before the listing is complete.
+
+    It does not come where something is selected, for then it says nothing about how much is wanted.
+
+    Attributes:
+        parts: The parts of this run that were ever listed to their end.
+    """
+
+    parts: Mapping[str, Listed]
+
+
+@dataclass(frozen=True, slots=True)
 class RemoteFound:
     """The destination is on a file system that is, or may be, on another machine, where locks may not hold."""
 
@@ -190,6 +215,19 @@ Outcome = Fetched | Adopted | Failed
 
 
 @dataclass(frozen=True, slots=True)
+class Committing:
+    """A batch of objects is being put in place and flushed, which is over when `Committed` comes.
+
+    Attributes:
+        objects: How many.
+        in_flight: How many others were in flight at that moment.
+    """
+
+    objects: int
+    in_flight: int
+
+
+@dataclass(frozen=True, slots=True)
 class Committed:
     """A batch of objects reached its end, durably."""
 
@@ -202,12 +240,16 @@ Event = (
     | ListingEnded
     | ListingRetrying
     | Received
+    | Hashed
     | Retrying
     | Held
     | Released
     | LimitSet
+    | DestinationOpened
+    | LastListed
     | RemoteFound
     | RoomShort
+    | Committing
     | Committed
 )
 Report = Callable[[Event], None]

@@ -128,6 +128,7 @@ async def _fetch(
             lists=plan_file is None,
         )
         reference = ReferenceReader(session)
+        slots = Slots(settings.concurrency_max)
         tools = Tools(
             group=source.group,
             lister=listing.lister,
@@ -136,7 +137,7 @@ async def _fetch(
             destination=destination,
             disk=disk,
             settings=settings,
-            slots=Slots(settings.concurrency_max),
+            slots=slots,
             report=report,
             clock=clock,
             governor=governor,
@@ -149,6 +150,7 @@ async def _fetch(
             journal_thread=journal_thread,
             report=report,
             durability=settings.durability,
+            in_flight=lambda: slots.in_flight,
         )
         pages = (
             _all_listed(listing, source, parts)
