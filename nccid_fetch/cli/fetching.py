@@ -170,7 +170,7 @@ def _run(
             await work(report)
 
     try:
-        run(shown_work())
+        run(shown_work(), quiet=spoken is Format.QUIET)
     except UsageError:
         raise
     except Exception as caught:  # noqa: BLE001 - whatever it is, the summary comes first.

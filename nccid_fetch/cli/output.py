@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, TextIO
 
 from nccid_fetch.errors import AccessError, Reason, RunError
@@ -70,7 +71,8 @@ def limit_text(limit: LimitSet) -> str:
 
 def note(text: str) -> None:
     """Write a line to stderr."""
-    print(printable(text), file=sys.stderr, flush=True)
+    with suppress(OSError):  # A terminal that went away is no reason for a run to end.
+        print(printable(text), file=sys.stderr, flush=True)
 
 
 def print_error(error: RunError) -> None:
