@@ -170,6 +170,19 @@ class RemoteFound:
 
 
 @dataclass(frozen=True, slots=True)
+class RoomFound:
+    """So much room there was where the destination is, or is to be, when the run began.
+
+    Attributes:
+        free_bytes: What was free.
+        free_files: How many files could be made; None where there is no limit, or none that is known.
+    """
+
+    free_bytes: int
+    free_files: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class RoomShort:
     """What has been planned so far needs more room than there is. Said once: how much more changes with each page.
 
@@ -248,6 +261,7 @@ Event = (
     | DestinationOpened
     | LastListed
     | RemoteFound
+    | RoomFound
     | RoomShort
     | Committing
     | Committed

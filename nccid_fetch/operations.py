@@ -17,7 +17,7 @@ from .diagnosis import check_dest, destination_error, space_of
 from .disk import THREADS_MAX, Disk
 from .durability import boot_id
 from .errors import AccessError, DestinationFullError, UsageError
-from .events import PartsKnown, RemoteFound, Report
+from .events import PartsKnown, RemoteFound, Report, RoomFound
 from .governor import Governor
 from .journal import Journal
 from .keys import key_filter
@@ -102,6 +102,7 @@ async def _fetch(
         try:
             destination.staging.clear()
             report.free = space_of(settings.dest)
+            report(RoomFound(*report.free))
         except OSError as error:
             raise destination_error(error, settings.dest) from error
         stack.callback(_clear_quietly, destination)
@@ -187,6 +188,8 @@ async def plan(source: Source, settings: Settings, report: Report, *, clock: Clo
         )
         listing = Listing(Lister(session), LISTING_ATTEMPTS, report, clock)
         parts = await _parts(listing, source, settings.parts, report)
+        with suppress(OSError):  # A plan needs no room, and says how much there is if it can.
+            report(RoomFound(*space_of(settings.dest)))
         tree = stack.enter_context(open_tree(settings.dest))
         planner = Planner(
             source.group,

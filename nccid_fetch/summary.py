@@ -25,6 +25,7 @@ from .events import (
     Received,
     Released,
     Retrying,
+    RoomFound,
 )
 from .model import Check, Decision, Fetch, PartState, Refuse, Skip, VerifiedBy
 from .settings import Settings, Source
@@ -98,6 +99,9 @@ class Tally:
         batches: How many batches were begun.
         in_flight: How many objects were in flight when the last of them was; None before the first.
         rate_limit: Bytes per second that the run keeps to; None for as fast as it goes.
+        held_seconds: For how long the run was held in all.
+        free_bytes: How much room there was when the run began; None if that is not known.
+        reasons: How many objects did not arrive, by reason.
         stopping: What the run is coming to its end for; None if it is not.
     """
 
@@ -111,6 +115,7 @@ class Tally:
     failed: int = 0
     verified: Counter[VerifiedBy] = field(default_factory=Counter)
     failures: list[Failed] = field(default_factory=list)
+    reasons: Counter[Reason] = field(default_factory=Counter)
     received_bytes: int = 0
     hashed_bytes: int = 0
     committing: int = 0
@@ -122,6 +127,8 @@ class Tally:
     throttled: int = 0
     limit: LimitSet | None = None
     held: Held | None = None
+    held_seconds: float = 0.0
+    free_bytes: int | None = None
     known_by_size: int = 0
     named: bool = False
     listing_failed: bool = False
@@ -151,6 +158,9 @@ class Tally:
                 self.held = event
             case Released():
                 self.held = None
+                self.held_seconds += event.seconds
+            case RoomFound():
+                self.free_bytes = event.free_bytes
             case LimitSet():
                 self.limit = event
             case PartsKnown(parts, states, named):
@@ -207,6 +217,7 @@ class Tally:
                 self.verified[outcome.verified_by] += 1
             case Failed():
                 part.failed += 1
+                self.reasons[outcome.reason] += 1
                 if outcome.reason in REFUSALS:
                     self.refused += 1
                 else:

@@ -42,7 +42,7 @@ RANKS = (
     ("destination", "ranges", "room", "summary", "governor", "demo.server"),
     ("planning", "commit", "progress", "store.session"),
     ("store.fast", "store.pages", "store.reference", "cli.output"),
-    ("listing", "proof", "cli.block", "cli.strays"),
+    ("listing", "proof", "cli.block", "cli.closing", "cli.strays"),
     ("transfer", "cli.display", "cli.runner"),
     ("pipeline",),
     ("operations",),

@@ -33,9 +33,10 @@ from nccid_fetch.settings import Settings, Source
 from nccid_fetch.summary import Summary, Tally
 
 from . import options
+from .closing import print_summary
 from .display import shown
 from .options import Format
-from .output import limit_text, note, note_hold, note_outcome, print_json, print_summary, size_text
+from .output import limit_text, note, note_hold, note_outcome, print_json, size_text
 from .runner import raise_descriptor_limit, run
 
 Work = Callable[[Report], Coroutine[Any, Any, None]]
