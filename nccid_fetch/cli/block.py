@@ -62,12 +62,23 @@ def amounts(progress: Progress) -> Iterator[str]:
     if progress.bytes_per_second or not progress.hashed_bytes_per_second:
         limit = "" if progress.rate_limit is None else f" (limit {size_text(progress.rate_limit)}/s)"
         yield f"{size_text(progress.bytes_per_second)}/s{limit}"
+    left = None if _is_at_a_stand(progress) else progress.seconds_left
     if not progress.listing_is_complete:
         yield "listing..."
-        if progress.seconds_left:
-            yield f"about {time_text(progress.seconds_left)} left"
+        if left:
+            yield f"about {_left_text(left)} left"
     elif progress.settled_objects < progress.listed_objects:
-        yield "waiting" if progress.seconds_left is None else f"{time_text(progress.seconds_left)} left"
+        yield "waiting" if left is None else f"{_left_text(left)} left"
+
+
+def _left_text(seconds: float) -> str:
+    return time_text(max(1.0, seconds))
+
+
+def _is_at_a_stand(progress: Progress) -> bool:
+    """Say whether nothing goes on, so that no time left would be true."""
+    is_idle = not (progress.bytes_per_second or progress.hashed_bytes_per_second)
+    return is_idle or progress.waiting is not None or progress.idle_seconds >= SILENT_SECONDS
 
 
 def counts(progress: Progress) -> Iterator[str]:
@@ -82,8 +93,9 @@ def counts(progress: Progress) -> Iterator[str]:
     yield from (f"{number:,} {name}" for name, number in numbers.items() if number)
     limit, of, now = progress.limit_objects, progress.limit_of, progress.in_flight
     if limit is None:
-        return
-    if of is None:
+        if now is not None:
+            yield f"{now} in flight"
+    elif of is None:
         yield f"{limit} in flight (auto)" if now is None else f"{now} of {limit} in flight (auto)"
     elif limit < of:
         yield f"slowed down by the server: {limit} of {of} in flight"
@@ -186,7 +198,10 @@ def _columns(parts: Sequence[PartProgress]) -> list[_Column]:
     def numbers(name: str) -> list[str]:
         return [f"{number:,}" if (number := getattr(part, name)) else "" for part in parts]
 
-    left = ["" if not part.seconds_left or _is_over(part) else time_text(part.seconds_left) for part in parts]
+    left = [
+        "" if not part.seconds_left or not part.bytes_per_second or _is_over(part) else _left_text(part.seconds_left)
+        for part in parts
+    ]
     rates = [f"{size_text(part.bytes_per_second)}/s" if part.bytes_per_second else "" for part in parts]
     shares = ["" if part.share is None or not part.listed_objects else f"{int(part.share * 100)} %" for part in parts]
     columns = [

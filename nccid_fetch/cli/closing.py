@@ -73,7 +73,7 @@ def headline(summary: Summary) -> str:
     missing = _parts_missing(tally)
     if summary.planned:
         fetch = tally.planned["fetch"]
-        return f"Planned: {fetch.objects:,} of {total}, are to be fetched{missing}"
+        return f"Planned: {_amount(fetch)}, to fetch, of {tally.listed.objects:,} in all{missing}"
     if summary.exit_code == 0:
         return f"Complete: {total}, {_how_proved(tally)}{missing}"
     if summary.exit_code == 3:
@@ -160,10 +160,12 @@ def _planned_numbers(part: PartTally) -> dict[str, int]:
 def _plan(summary: Summary) -> Iterator[str]:
     tally = summary.tally
     for action, count in tally.planned.items():
-        yield _line(f"to {action}", _amount(count))
+        if count.objects or action == "fetch":
+            yield _line(f"to {action}", _amount(count))
     if tally.free_bytes is not None:
         short = tally.planned["fetch"].bytes - tally.free_bytes
-        yield _line("free", f"{size_text(tally.free_bytes)}{f', {size_text(short)} too little' if short > 0 else ''}")
+        too_little = f", {size_text(short)} too little" if short > 0 else ""
+        yield _line("free", f"{size_text(tally.free_bytes)} where it is to go{too_little}")
 
 
 def _account(summary: Summary) -> Iterator[str]:
@@ -184,14 +186,14 @@ def _account(summary: Summary) -> Iterator[str]:
     if tally.held_seconds >= 1:
         told.append(f"{time_text(tally.held_seconds)} of waiting")
     if told:
-        yield _line("took", ", ".join(told))
+        yield _line("delays", ", ".join(told))
 
 
 def _failures(tally: Tally) -> Iterator[str]:
     """Say what did not come, reason by reason: how many, what to do, and the first few keys."""
     if not tally.reasons:
         return
-    yield _line("failed", f"{objects_text(tally.failed)}, and {tally.refused:,} refused")
+    yield _line("failed", f"{objects_text(tally.failed + tally.refused)} did not arrive")
     for reason, number in tally.reasons.most_common():
         yield f"  {reason}, {number:,}: {_WHAT_NOW[reason]}"
         shown = [failed for failed in tally.failures if failed.reason is reason][:KEYS_SHOWN]
