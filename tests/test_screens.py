@@ -62,8 +62,9 @@ class Scene:
                 self.let_go.set()
 
 
-@pytest.fixture
-def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
+@contextmanager
+def warehouse(folder: Path) -> Iterator[Scene]:
+    """A warehouse of a few parts, two of which are denied, that holds two answers back."""
     let_go = threading.Event()
     with ScriptedS3() as s3:
         for part, (count, size) in PARTS.items():
@@ -74,9 +75,15 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
         s3.allow_list = lambda prefix, _: "mri" not in prefix and prefix != "training/"
         for key in HELD:
             s3.script("get", Hold(let_go), key=key)
-        monkeypatch.setenv("AWS_ENDPOINT_URL", s3.endpoint_url)
-        yield Scene(s3, tmp_path, let_go)
+        yield Scene(s3, folder, let_go)
         let_go.set()
+
+
+@pytest.fixture
+def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
+    with warehouse(tmp_path) as scene:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", scene.s3.endpoint_url)
+        yield scene
 
 
 def is_in_the_middle(screen: str) -> bool:

@@ -79,9 +79,8 @@ def headline(summary: Summary) -> str:
     if summary.exit_code == 3:
         by_size = tally.verified[VerifiedBy.SIZE] + tally.known_by_size
         return f"Not proved: {by_size:,} of {total}, are known by size alone{missing}"
-    done = _in_place(tally)
     at_least = "" if tally.listing_is_complete else "at least "
-    return f"Incomplete: {done.objects:,} of {at_least}{total}, are in place{missing}"
+    return f"Incomplete: {_amount(_in_place(tally))}, in place of {at_least}{tally.listed.objects:,}{missing}"
 
 
 def _parts_missing(tally: Tally) -> str:
