@@ -291,7 +291,7 @@ def _told(descriptor: int, report: Report) -> Iterator[bytes]:
     def chunks() -> Iterator[bytes]:
         for number, chunk in enumerate(chunks_of(descriptor), 1):
             yield chunk
-            if number % HASHED_CHUNKS == 0:
+            if number % HASHED_CHUNKS == 0 and len(chunk) == READ_BYTES:  # What is left is told when all is hashed.
                 loop.call_soon_threadsafe(report, Hashed(HASHED_CHUNKS * READ_BYTES))
 
     return chunks()

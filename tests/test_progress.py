@@ -1,14 +1,20 @@
 """How far a run is: what never jumps back, and what is known before a listing is complete."""
 
+import shutil
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
-from nccid_fetch.events import Held, LastListed, LimitSet, PagePlanned, Wait
+from nccid_fetch.cli.display import line
+from nccid_fetch.events import Committed, Committing, Hashed, Held, LastListed, LimitSet, PagePlanned, Wait
 from nccid_fetch.model import Listed, PartState, Skip
-from nccid_fetch.progress import LEFT_FOLLOWS_SECONDS, Progress
+from nccid_fetch.progress import LEFT_FOLLOWS_SECONDS, Meter, Progress
+from nccid_fetch.summary import Tally
 
-from .test_display import MB, Run
+from .oracle import fetch
+from .servers.scripted import ScriptedS3
+from .test_display import MB, Clock, Run
 
 
 def last_listed(objects: int, size: int) -> LastListed:
@@ -126,3 +132,36 @@ def test_parts_that_will_not_come_leave_the_total_known() -> None:
     progress: Progress = run.meter.read()
     assert progress.listing_is_complete
     assert progress.share == 0
+
+
+def test_a_run_tells_of_each_batch_when_it_begins(dest: Path) -> None:
+    with ScriptedS3() as s3:
+        for number in range(5):
+            s3.put(f"training/ct/{number}", b"a body")
+        run = fetch(s3, dest)
+    batches = [event for event in run.events if isinstance(event, Committing | Committed)]
+    assert [type(event) for event in batches] == [Committing, Committed] * (len(batches) // 2)
+    assert sum(event.objects for event in batches if isinstance(event, Committing)) == 5
+    assert batches[-2] == Committing(batches[-2].objects, in_flight=0)  # type: ignore[union-attr]
+
+
+def test_a_run_tells_of_the_bytes_that_it_hashes_also_in_the_middle_of_a_large_file(
+    dest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nccid_fetch.transfer.HASHED_CHUNKS", 1)
+    with ScriptedS3() as s3:
+        s3.put("training/ct/large", b"x" * (5 << 19))
+        fetch(s3, dest)
+        shutil.rmtree(dest / ".nccid-fetch")
+        run = fetch(s3, dest)
+    hashed = [event.size for event in run.events if isinstance(event, Hashed)]
+    assert hashed == [1 << 20, 1 << 20, 1 << 19]
+    assert (run.tally.adopted.objects, run.tally.hashed_bytes) == (1, 5 << 19)
+
+
+def test_before_anything_is_known_that_is_said() -> None:
+    meter = Meter(Tally(), clock := Clock())
+    meter.read()
+    assert line(meter.read()) == "asking which parts may be listed"
+    clock.time += 8
+    assert line(meter.read()) == "no answer for 8s, asking which parts may be listed"

@@ -108,6 +108,7 @@ def test_in_the_middle_of_a_run_after_each_resize_and_when_nothing_comes_any_mor
             lambda screen: screen.count("part ") == 1 and "bytes" not in screen and "xray" in screen
         )
         snapshots.check("screens/middle-40x12", scrubbed(screen))
+        assert b"\r\n" * 12 in terminal.written, "what the terminal made of longer lines is out of sight"
 
         terminal.resize(20, 5)
         screen = terminal.wait_for(lambda screen: screen.count("objects") == 1 and "part " not in screen)

@@ -40,7 +40,9 @@ def held_up_by(progress: Progress) -> Iterator[str]:
 
 def _silence(progress: Progress) -> Iterator[str]:
     seconds = time_text(progress.idle_seconds)
-    if progress.settled_objects < progress.listed_objects:
+    if not progress.parts:
+        yield f"no answer for {seconds}"
+    elif progress.settled_objects < progress.listed_objects:
         yield f"nothing received for {seconds}"
     elif not progress.listing_is_complete:
         yield f"waiting for the listing, for {seconds} now"
@@ -48,6 +50,9 @@ def _silence(progress: Progress) -> Iterator[str]:
 
 def amounts(progress: Progress) -> Iterator[str]:
     """Yield how far a run is and how fast, one phrase for each number."""
+    if not progress.parts:
+        yield "asking which parts may be listed"
+        return
     total_objects, total_bytes = f"{progress.listed_objects:,}", size_text(progress.listed_bytes)
     if not progress.listing_is_complete:
         expected = progress.expected_objects, progress.expected_bytes
