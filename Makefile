@@ -59,6 +59,10 @@ nth: $(VENV)/.dev ## Fail each call to the disk and lose the power at each momen
 simulate: $(VENV)/.dev ## Let simulated nights pass; SEED=1 RUNS=1000
 	$(BIN)/python -m tests.simulate --seed $(or $(SEED),1) --runs $(or $(RUNS),1000)
 
+.PHONY: screens
+screens: $(VENV)/.dev ## Write what a run looks like in tmux to docs/screens/, at several sizes
+	$(BIN)/python -m tests.screens $(ARGS)
+
 .PHONY: bench
 bench: $(VENV)/.bench ## Compare with s5cmd, rclone, aws and cp; ARGS=--quick for a short run
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -12,7 +12,7 @@ from .diagnosis import destination_error
 from .disk import Disk
 from .durability import FlushError
 from .errors import DestinationError, DestinationFullError, ObjectError, Reason
-from .events import Adopted, Committed, Failed, Fetched, Outcome, Report
+from .events import Adopted, Committed, Committing, Failed, Fetched, Outcome, Report
 from .journal import Journal
 from .keys import path_of
 from .model import Fetch, Record
@@ -49,6 +49,7 @@ class Committer:
         report: Who wants to know.
         durability: With `file`, nothing waits for others to be put in place with.
         when_failed: Called with each object that did not arrive as soon as that is known, and once more when it is recorded.
+        in_flight: Returns how many objects are in flight, which is told with each batch.
 
     Attributes:
         full: Done when the disk is full: the run is to end. What is verified by then still gets the room kept back.
@@ -65,6 +66,7 @@ class Committer:
         report: Report,
         durability: Durability = Durability.BATCH,
         when_failed: Callable[[Failed], None] = lambda _: None,
+        in_flight: Callable[[], int] = lambda: 0,
     ) -> None:
         self.ended = 0
         self._group = group
@@ -73,6 +75,7 @@ class Committer:
         self._disk = disk
         self._journal_thread = journal_thread
         self._report = report
+        self._in_flight = in_flight
         self._waits = durability is not Durability.FILE
         self._when_failed = when_failed
         self.full: asyncio.Future[DestinationError] = asyncio.get_running_loop().create_future()
@@ -145,6 +148,7 @@ class Committer:
             self._destination.flush_adopted(adopted)
             return self._destination.publish(placements)
 
+        self._report(Committing(len(batch), self._in_flight()))
         refusals = iter(await self._disk.run(put_in_place))
         outcomes = [ending.outcome if ending.staged is None else _final(ending, next(refusals)) for ending in batch]
         for outcome in outcomes:

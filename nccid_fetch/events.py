@@ -4,12 +4,12 @@ Nothing that works knows about progress bars, logs or summaries: it reports, and
 and by batch, not by object, except where an object is worth a line of its own.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from .errors import Reason
-from .model import Decision, PartState, RemoteObject, VerifiedBy
+from .model import Decision, Listed, PartState, RemoteObject, VerifiedBy
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,13 @@ class ListingEnded:
 @dataclass(frozen=True, slots=True)
 class Received:
     """Bytes of a body came in. Bytes of an attempt that failed are reported like any other."""
+
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hashed:
+    """Bytes of a file that was there already were hashed, to see whether it is the object."""
 
     size: int
 
@@ -138,10 +145,41 @@ class LimitSet:
 
 
 @dataclass(frozen=True, slots=True)
+class DestinationOpened:
+    """From now on the destination is this run's alone, to its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class LastListed:
+    """What an earlier run found in the bucket: how much there may be, before the listing is complete.
+
+    It does not come where something is selected, for then it says nothing about how much is wanted.
+
+    Attributes:
+        parts: The parts of this run that were ever listed to their end.
+    """
+
+    parts: Mapping[str, Listed]
+
+
+@dataclass(frozen=True, slots=True)
 class RemoteFound:
     """The destination is on a file system that is, or may be, on another machine, where locks may not hold."""
 
     name: str
+
+
+@dataclass(frozen=True, slots=True)
+class RoomFound:
+    """So much room there was where the destination is, or is to be, when the run began.
+
+    Attributes:
+        free_bytes: What was free.
+        free_files: How many files could be made; None where there is no limit, or none that is known.
+    """
+
+    free_bytes: int
+    free_files: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +252,19 @@ class Stopped:
 
 
 @dataclass(frozen=True, slots=True)
+class Committing:
+    """A batch of objects is being put in place and flushed, which is over when `Committed` comes.
+
+    Attributes:
+        objects: How many.
+        in_flight: How many others were in flight at that moment.
+    """
+
+    objects: int
+    in_flight: int
+
+
+@dataclass(frozen=True, slots=True)
 class Committed:
     """A batch of objects reached its end, durably."""
 
@@ -226,12 +277,17 @@ Event = (
     | ListingEnded
     | ListingRetrying
     | Received
+    | Hashed
     | Retrying
     | Held
     | Released
     | LimitSet
+    | DestinationOpened
+    | LastListed
     | RemoteFound
+    | RoomFound
     | RoomShort
+    | Committing
     | Committed
     | Stopped
 )

@@ -17,7 +17,7 @@ from .diagnosis import check_dest, destination_error, space_of
 from .disk import THREADS_MAX, Disk
 from .durability import boot_id
 from .errors import AccessError, DestinationFullError, UsageError
-from .events import PartsKnown, RemoteFound, Report
+from .events import PartsKnown, RemoteFound, Report, RoomFound
 from .governor import Governor
 from .journal import Journal
 from .keys import key_filter
@@ -115,6 +115,7 @@ async def _fetch(
         try:
             destination.staging.clear()
             report.free = space_of(settings.dest)
+            report(RoomFound(*report.free))
         except OSError as error:
             raise destination_error(error, settings.dest) from error
         stack.callback(_clear_quietly, destination)
@@ -141,6 +142,7 @@ async def _fetch(
             lists=plan_file is None,
         )
         reference = ReferenceReader(session)
+        slots = Slots(settings.concurrency_max)
         tools = Tools(
             group=source.group,
             lister=listing.lister,
@@ -149,7 +151,7 @@ async def _fetch(
             destination=destination,
             disk=disk,
             settings=settings,
-            slots=Slots(settings.concurrency_max),
+            slots=slots,
             report=report,
             clock=clock,
             governor=governor,
@@ -163,6 +165,7 @@ async def _fetch(
             report=report,
             durability=settings.durability,
             when_failed=brake.failed,
+            in_flight=lambda: slots.in_flight,
         )
         if plan_file is not None:
             pages: Pages = {parts: _alone(_planned(plan_file, source, parts, sort=settings.takes_whole_patients))}
@@ -200,6 +203,8 @@ async def plan(source: Source, settings: Settings, report: Report, *, clock: Clo
         )
         listing = Listing(Lister(session), LISTING_ATTEMPTS, report, clock)
         parts = await _parts(listing, source, settings.parts, report)
+        with suppress(OSError):  # A plan needs no room, and says how much there is if it can.
+            report(RoomFound(*space_of(settings.dest)))
         tree = stack.enter_context(open_tree(settings.dest))
         planner = Planner(
             source.group,

@@ -10,10 +10,13 @@ from .errors import Reason
 from .events import (
     Adopted,
     Committed,
+    Committing,
     Event,
     Failed,
     Fetched,
+    Hashed,
     Held,
+    LastListed,
     LimitSet,
     ListingEnded,
     ListingRetrying,
@@ -22,6 +25,7 @@ from .events import (
     Received,
     Released,
     Retrying,
+    RoomFound,
     Stopped,
     StoppedBy,
 )
@@ -60,11 +64,24 @@ class PartTally:
         state: Its end; None while it is being listed.
         listed: What its listing gave so far.
         settled: What of it reached an end, skipped objects among them.
+        planned: What was decided about it, by action.
+        fetched: What of it was downloaded.
+        adopted: What was found in place and proved.
+        skipped: What was recorded and unchanged.
+        failed: How many objects did not arrive, refused ones among them.
+        expected: What it had when it was last listed to its end; None if that is not known.
+        message: For a person: why it did not end well, or why its end is to be doubted.
     """
 
     state: PartState | None = None
     listed: Count = field(default_factory=Count)
     settled: Count = field(default_factory=Count)
+    planned: dict[str, Count] = field(default_factory=lambda: {action: Count() for action in _ACTIONS.values()})
+    fetched: Count = field(default_factory=Count)
+    adopted: Count = field(default_factory=Count)
+    skipped: Count = field(default_factory=Count)
+    failed: int = 0
+    expected: Count | None = None
     message: str | None = None
 
     def end(self, *, planned: bool) -> PartState:
@@ -77,13 +94,22 @@ class PartTally:
 
 @dataclass(slots=True)
 class Tally:
-    """Folds events into numbers. An instance is a listener: call it with each event."""
+    """Folds events into numbers. An instance is a listener: call it with each event.
+
+    Attributes:
+        committing: How many objects are being put in place and flushed at this moment.
+        batches: How many batches were begun.
+        in_flight: How many objects were in flight when the last of them was; None before the first.
+        rate_limit: Bytes per second that the run keeps to; None for as fast as it goes.
+        held_seconds: For how long the run was held in all.
+        free_bytes: How much room there was when the run began; None if that is not known.
+        reasons: How many objects did not arrive, by reason.
+        stopping: What the run is coming to its end for; None if it is not.
+    """
 
     parts: dict[str, PartTally] = field(default_factory=dict)
     listed: Count = field(default_factory=Count)
-    planned: dict[str, Count] = field(
-        default_factory=lambda: {action: Count() for action in ("fetch", "check", "skip", "refuse")}
-    )
+    planned: dict[str, Count] = field(default_factory=lambda: {action: Count() for action in _ACTIONS.values()})
     fetched: Count = field(default_factory=Count)
     adopted: Count = field(default_factory=Count)
     skipped: Count = field(default_factory=Count)
@@ -91,12 +117,21 @@ class Tally:
     failed: int = 0
     verified: Counter[VerifiedBy] = field(default_factory=Counter)
     failures: list[Failed] = field(default_factory=list)
+    reasons: Counter[Reason] = field(default_factory=Counter)
     received_bytes: int = 0
+    hashed_bytes: int = 0
+    committing: int = 0
+    batches: int = 0
+    in_flight: int | None = None
+    rate_limit: int | None = None
+    stopping: str | None = None
     retries: int = 0
     throttled: int = 0
     limit: LimitSet | None = None
     held: Held | None = None
     stopped: Stopped | None = None
+    held_seconds: float = 0.0
+    free_bytes: int | None = None
     known_by_size: int = 0
     named: bool = False
     listing_failed: bool = False
@@ -107,10 +142,16 @@ class Tally:
         match event:
             case Received(size):
                 self.received_bytes += size
+            case Hashed(size):
+                self.hashed_bytes += size
             case PagePlanned(part, decisions, known_by_size):
                 self.known_by_size += known_by_size
                 self._plan(self.parts.setdefault(part, PartTally()), decisions)
+            case Committing(objects, in_flight):
+                self.committing, self.in_flight = objects, in_flight
+                self.batches += 1
             case Committed(outcomes):
+                self.committing = 0
                 for outcome in outcomes:
                     self._settle(outcome)
             case Retrying() | ListingRetrying():
@@ -120,6 +161,9 @@ class Tally:
                 self.held = event
             case Released():
                 self.held = None
+                self.held_seconds += event.seconds
+            case RoomFound():
+                self.free_bytes = event.free_bytes
             case LimitSet():
                 self.limit = event
             case Stopped():
@@ -128,6 +172,9 @@ class Tally:
                 self.named = named
                 for part in parts:
                     self.parts[part] = PartTally(states.get(part))
+            case LastListed(known):
+                for part, last in known.items():
+                    self.parts.setdefault(part, PartTally()).expected = Count(last.objects, last.bytes)
             case ListingEnded(part, state, message, denied):
                 tally = self.parts.setdefault(part, PartTally())
                 if tally.state is not PartState.DENIED:
@@ -159,10 +206,11 @@ class Tally:
     def _plan(self, part: PartTally, decisions: Sequence[Decision]) -> None:
         for kind, action in _ACTIONS.items():
             sizes = [decision.remote.size for decision in decisions if type(decision) is kind]
-            for count in (part.listed, self.listed, self.planned[action]):
+            for count in (part.listed, self.listed, part.planned[action], self.planned[action]):
                 count.add(sum(sizes), len(sizes))
             if kind is Skip:
                 self.skipped.add(sum(sizes), len(sizes))
+                part.skipped.add(sum(sizes), len(sizes))
                 part.settled.add(sum(sizes), len(sizes))
 
     def _settle(self, outcome: Fetched | Adopted | Failed) -> None:
@@ -172,11 +220,15 @@ class Tally:
         match outcome:
             case Fetched():
                 self.fetched.add(remote.size)
+                part.fetched.add(remote.size)
                 self.verified[outcome.verified_by] += 1
             case Adopted():
                 self.adopted.add(remote.size)
+                part.adopted.add(remote.size)
                 self.verified[outcome.verified_by] += 1
             case Failed():
+                part.failed += 1
+                self.reasons[outcome.reason] += 1
                 if outcome.reason in REFUSALS:
                     self.refused += 1
                 else:

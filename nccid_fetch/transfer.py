@@ -8,7 +8,7 @@ staged file, so that no attempt can leave bytes to another.
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -31,7 +31,7 @@ from .errors import (
     TransientError,
     UnreachableError,
 )
-from .events import Received, Report, Retrying
+from .events import Hashed, Received, Report, Retrying
 from .governor import HOLDS, Governor
 from .keys import path_of
 from .model import Check, RemoteObject, VerifiedBy, Why
@@ -40,10 +40,13 @@ from .ranges import RANGED_BYTES_MIN, check_body, receive_ranges
 from .retry import Patience
 from .settings import Settings, Verify
 from .slots import Slots
-from .staging import StagedFile, chunks_of
+from .staging import READ_BYTES, StagedFile, chunks_of
 from .store.pages import Lister
 from .store.protocol import WHOLE_BYTES_MAX, Facts, Reader
 from .store.reference import ReferenceReader
+
+HASHED_CHUNKS = 64
+"""Of a large file that is hashed, every so many chunks are told, so that a display sees it go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +253,9 @@ async def check(decision: Check, tools: Tools) -> VerifiedBy | None:
     remote = decision.remote
     patience = _patience(tools)
     async with _opened(path_of(remote.key, tools.group), tools) as descriptor:
-        md5 = await tools.disk.run(lambda: md5_of(chunks_of(descriptor)))
+        chunks = _told(descriptor, tools.report)
+        md5 = await tools.disk.run(lambda: md5_of(chunks))
+        tools.report(Hashed(remote.size % (HASHED_CHUNKS * READ_BYTES)))
         while True:
             holds_over = tools.governor.holds_over
             try:
@@ -277,6 +282,19 @@ async def check(decision: Check, tools: Tools) -> VerifiedBy | None:
             return None
         await tools.disk.run(lambda: tools.destination.adopt(descriptor, remote.modified_ns))
     return verified_by
+
+
+def _told(descriptor: int, report: Report) -> Iterator[bytes]:
+    """Yield a file's bytes in a thread, and tell the loop of each full number of chunks."""
+    loop = asyncio.get_running_loop()
+
+    def chunks() -> Iterator[bytes]:
+        for number, chunk in enumerate(chunks_of(descriptor), 1):
+            yield chunk
+            if number % HASHED_CHUNKS == 0 and len(chunk) == READ_BYTES:  # What is left is told when all is hashed.
+                loop.call_soon_threadsafe(report, Hashed(HASHED_CHUNKS * READ_BYTES))
+
+    return chunks()
 
 
 @asynccontextmanager

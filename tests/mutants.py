@@ -1011,7 +1011,7 @@ GUARDS = (
     ),
     Guard(
         "printable: nor can the keys of a summary",
-        "cli/output.py",
+        "cli/closing.py",
         "{printable(failed.remote.key)}",
         "{failed.remote.key}",
         "test_cli.py::test_no_key_can_speak_to_a_terminal",

@@ -44,11 +44,11 @@ RANKS = (
     ("cli.output", "store.fast", "store.pages", "store.reference"),
     (
         *("listing", "proof"),
-        *("cli.config", "cli.display", "cli.strays"),
+        *("cli.block", "cli.closing", "cli.config", "cli.strays"),
     ),
     (
         *("transfer",),
-        *("cli.runner",),
+        *("cli.display", "cli.runner"),
     ),
     ("pipeline",),
     ("operations",),

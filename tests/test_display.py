@@ -7,15 +7,20 @@ from io import StringIO
 from itertools import pairwise
 
 import pytest
+from rich.cells import cell_len
 from rich.console import Console
 
+from nccid_fetch.cli.block import wrapped
 from nccid_fetch.cli.display import Display, line, shown
 from nccid_fetch.cli.output import size_text, time_text
 from nccid_fetch.errors import Reason
 from nccid_fetch.events import (
+    Adopted,
     Committed,
+    Committing,
     Failed,
     Fetched,
+    Hashed,
     Held,
     LimitSet,
     ListingEnded,
@@ -52,8 +57,11 @@ class Run:
         self.display = Display(self.meter.read)
         self.tally(PartsKnown(parts or ("ct",), states or {}))
 
+    def remotes(self, count: int, part: str = "ct", size: int = MB, start: int = 0) -> list[RemoteObject]:
+        return [RemoteObject(f"training/{part}/{start + n:04}", size, ETag("0" * 32), 0) for n in range(count)]
+
     def page(self, count: int, part: str = "ct", size: int = MB, start: int = 0) -> list[RemoteObject]:
-        remotes = [RemoteObject(f"training/{part}/{start + n:04}", size, ETag("0" * 32), 0) for n in range(count)]
+        remotes = self.remotes(count, part, size, start)
         self.tally(PagePlanned(part, [Fetch(remote, Why.MISSING) for remote in remotes]))
         return remotes
 
@@ -68,8 +76,8 @@ class Run:
     def line(self) -> str:
         return line(self.meter.read())
 
-    def rendered(self, width: int) -> str:
-        console = Console(record=True, width=width, file=StringIO())
+    def rendered(self, width: int, height: int = 24) -> str:
+        console = Console(record=True, width=width, height=height, file=StringIO())
         console.print(self.display.render())
         return console.export_text()
 
@@ -77,7 +85,7 @@ class Run:
 def test_while_listing_goes_on_totals_are_a_lower_bound() -> None:
     run = Run()
     run.fetch(run.page(1000)[:10])
-    assert run.line() == "10 of at least 1,000 objects, 10.0 MB of 1.0 GB, 10.0 MB/s, listing..."
+    assert run.line() == "10 of at least 1,000 objects, 10.0 MB of 1.0 GB, 10.0 MB/s, listing..., 10 verified"
 
 
 def test_one_part_that_is_still_listed_keeps_all_totals_open() -> None:
@@ -94,20 +102,70 @@ def test_after_it_there_is_a_time_left_by_the_rate() -> None:
     remotes = run.page(1000)
     run.end()
     run.fetch(remotes[:100], seconds=10)
-    assert run.line() == "100 of 1,000 objects, 100 MB of 1.0 GB, 10.0 MB/s, 1m 30s left"
+    assert run.line() == "100 of 1,000 objects, 100 MB of 1.0 GB, 10.0 MB/s, 1m 30s left, 100 verified"
 
 
-def test_without_a_byte_coming_in_it_waits() -> None:
+def test_without_a_byte_coming_in_it_waits_and_says_for_how_long() -> None:
     run = Run()
     remotes = run.page(10)
     run.end()
     assert run.line().endswith("0 B/s, waiting")
     run.fetch(remotes[:1])
     run.line()
-    run.clock.time += 60
+    run.clock.time += 4
+    assert "nothing" not in run.line()
+    run.clock.time += 56
     run.line()
     run.clock.time += 60
-    assert run.line().endswith("0 B/s, waiting")
+    assert run.line().startswith("nothing received for 2m 00s, 1 of 10 objects")
+    assert "0 B/s, waiting" in run.line()
+
+
+def test_a_listing_that_takes_its_time_is_named_as_what_is_waited_for() -> None:
+    run = Run()
+    run.fetch(run.page(10))
+    run.line()
+    run.clock.time += 10
+    assert run.line().startswith("waiting for the listing, for 10s now, 10 of at least 10 objects")
+
+
+def test_a_disk_that_takes_long_to_flush_is_named_as_what_is_waited_for() -> None:
+    run = Run()
+    run.page(10)
+    run.tally(Committing(10, in_flight=3))
+    run.line()
+    run.clock.time += 12
+    assert run.line().startswith("waiting for the disk to flush 10 objects, for 12s now")
+    run.tally(Committed([]))
+    assert "flush" not in run.line()
+
+
+def test_files_that_are_hashed_are_work_that_goes_on_with_a_rate_of_its_own() -> None:
+    run = Run()
+    remotes = run.page(1000)
+    run.end()
+    run.line()
+    for step in range(10):
+        run.clock.time += 1
+        run.tally(Hashed(20 * MB))
+        run.tally(Committed([Adopted(remote, VerifiedBy.MD5) for remote in remotes[20 * step : 20 * step + 20]]))
+        run.line()
+    assert run.line() == (
+        "200 of 1,000 objects, 200 MB of 1.0 GB, hashing 20.0 MB/s of what is there, 40s left, 200 verified"
+    )
+
+
+def test_what_a_run_ends_for_is_said_first() -> None:
+    run = Run()
+    run.tally.stopping = "--max-duration is over"
+    assert run.line().startswith("stopping: --max-duration is over, 0 of at least 0 objects")
+
+
+def test_a_limited_rate_is_shown_with_its_limit() -> None:
+    run = Run()
+    run.fetch(run.page(10))
+    run.tally.rate_limit = 20 * MB
+    assert "10.0 MB/s (limit 20.0 MB/s)" in run.line()
 
 
 def test_at_the_end_there_is_nothing_left() -> None:
@@ -115,7 +173,7 @@ def test_at_the_end_there_is_nothing_left() -> None:
     remotes = run.page(10)
     run.end()
     run.fetch(remotes)
-    assert run.line() == "10 of 10 objects, 10.0 MB of 10.0 MB, 10.0 MB/s"
+    assert run.line() == "10 of 10 objects, 10.0 MB of 10.0 MB, 10.0 MB/s, 10 verified"
 
 
 def test_what_is_skipped_counts_as_done_and_not_as_received() -> None:
@@ -124,7 +182,7 @@ def test_what_is_skipped_counts_as_done_and_not_as_received() -> None:
     run.tally(PagePlanned("ct", [Skip(remote)]))
     run.end()
     run.clock.time += 1
-    assert run.line() == "1 of 1 objects, 1.0 MB of 1.0 MB, 0 B/s"
+    assert run.line() == "1 of 1 objects, 1.0 MB of 1.0 MB, 0 B/s, 1 skipped"
 
 
 def test_troubles_are_counted_where_there_are_any() -> None:
@@ -134,7 +192,7 @@ def test_troubles_are_counted_where_there_are_any() -> None:
     run.tally(Retrying(remotes[2], 1, "slow down", 0.1, throttled=True))
     run.tally(Retrying(remotes[3], 1, "slow down", 0.1, throttled=True))
     run.tally(Committed([Failed(refused, Reason.CONFLICT, ""), Failed(failed, Reason.GONE, "")]))
-    assert run.line().endswith("listing..., 2 failed, 1 retries, 2 throttled")
+    assert run.line().endswith("listing..., 2 failed, 1 retry, 2 throttled")
 
 
 def test_how_many_are_in_flight_is_shown_where_the_run_finds_out() -> None:
@@ -145,6 +203,17 @@ def test_how_many_are_in_flight_is_shown_where_the_run_finds_out() -> None:
     run.tally(LimitSet(96))
     assert run.line().endswith("listing..., 96 in flight (auto)")
     assert "96 in flight (auto)" in run.rendered(200)
+    run.tally(Committing(10, in_flight=80))
+    assert run.line().endswith("80 of 96 in flight (auto)")
+
+
+def test_how_many_are_in_flight_is_shown_as_of_the_last_batch() -> None:
+    run = Run()
+    run.page(10)
+    run.tally(LimitSet(64, 64))
+    assert "in flight" not in run.line()
+    run.tally(Committing(10, in_flight=61))
+    assert run.line().endswith("listing..., 61 of 64 in flight")
 
 
 def test_a_line_says_first_what_a_held_run_waits_for_and_for_how_long() -> None:
@@ -209,10 +278,8 @@ def test_nothing_shown_ever_jumps_back() -> None:
 
 
 def _share(run: Run, part: str) -> float | None:
-    """What the bar of a part shows: None while it pulses."""
-    table = run.display.render().renderables[1]  # type: ignore[union-attr]
-    bar = list(table.columns[1].cells)[list(run.tally.parts).index(part)]
-    return None if bar.total is None else bar.completed / bar.total
+    """What the bar of a part shows: None while there is none."""
+    return next(one.share for one in run.display.render().progress.parts if one.name == part)
 
 
 @pytest.mark.parametrize("width", [80, 200])
@@ -224,19 +291,48 @@ def test_the_live_block_fits_its_terminal(width: int) -> None:
     run.end("unknown", PartState.EMPTY)
     run.fetch(remotes[:100], seconds=65)
 
-    rows = run.rendered(width).splitlines()
+    rows = [row.rstrip() for row in run.rendered(width).splitlines()]
 
     assert max(map(len, rows)) <= width
-    top, ct, mri, xray, unknown = rows
-    assert ct.split()[0] == "ct"
-    assert "100/1,234" in ct
-    assert "1.2 GB" in ct
-    assert "listing..." not in ct
-    assert mri.rstrip().endswith("listing...")
-    assert xray.rstrip().endswith("denied")
-    assert unknown.rstrip().endswith("empty")
-    whole = run.line() + ", 1m 05s"
-    assert top.rstrip() == whole if len(whole) <= width else top.rstrip().endswith("…")
+    top, second, heading, ct, mri, xray, unknown = rows
+    assert top == "100 of at least 1,239 objects, 100 MB of 1.2 GB, 1.5 MB/s, listing..."
+    assert second == "1m 05s so far, 100 verified"
+    assert heading.split()[0] == "part"
+    assert ct.split()[:2] == ["ct", "8"]
+    assert "100/1,234  100 MB/1.2 GB" in ct
+    assert "0/5+" in mri
+    assert mri.endswith("listing...")
+    assert xray.endswith("denied")
+    assert unknown.endswith("empty")
+
+
+@pytest.mark.parametrize(("width", "height"), [(20, 5), (20, 24), (80, 5), (1, 1), (40, 8), (79, 10)])
+def test_in_a_small_terminal_the_block_keeps_what_matters_most(width: int, height: int) -> None:
+    run = Run(*(f"part-{number}" for number in range(20)))
+    run.tally(Held(Wait.ENDPOINT, "it cannot be reached", run.clock.time, 5.0, 900.0))
+    for number in range(10):
+        run.end(f"part-{number}", PartState.EMPTY)
+    rows = run.rendered(width, height).splitlines()
+    assert len(rows) <= max(1, height - 1)
+    assert max(map(len, rows)) <= width
+    if width >= 20:
+        assert rows[0].startswith("waiting for the")
+    if (width, height) == (40, 8):
+        assert rows[-3:] == ["part-10  listing...", "part-11  listing...", "and 18 more"]
+
+
+def test_phrases_stay_whole_where_there_is_room() -> None:
+    phrases = ["10 of 20 objects", "3 MB/s", "5s left"]
+    assert wrapped(phrases, 26) == ["10 of 20 objects, 3 MB/s,", "5s left"]
+    assert wrapped(phrases, 10) == ["10 of 20", "objects, 3", "MB/s, 5s", "left"]
+    assert wrapped([], 10) == []
+
+
+def test_names_of_parts_may_be_wide_and_longer_than_the_terminal() -> None:
+    run = Run("\N{CJK UNIFIED IDEOGRAPH-75C5}" * 60, "ct")
+    run.page(1234)
+    for width in (20, 40, 80):
+        assert all(cell_len(row) <= width for row in run.rendered(width).splitlines())
 
 
 def test_progress_can_be_written_down_and_read_again() -> None:

@@ -5,21 +5,23 @@ import os
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from contextlib import asynccontextmanager, suppress
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TextIO
 
-from nccid_fetch.events import LimitSet
-from nccid_fetch.keys import printable
-from nccid_fetch.progress import Meter, PartProgress, Progress
+from nccid_fetch.progress import Meter, Progress
 from nccid_fetch.summary import Tally
 
-from .output import limit_text, note, size_text, time_text, waiting_text
+from .block import Block, amounts, counts, held_up_by
+from .output import note
+from .signals import ending_with
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.live import Live
 
-PLAIN_SECONDS = 60.0
+PLAIN_SECONDS = 60
 REFRESHES_PER_SECOND = 4
+_SHOW_CURSOR = b"\x1b[?25h"
 
 
 class Display:
@@ -32,68 +34,14 @@ class Display:
     def __init__(self, read: Callable[[], Progress]) -> None:
         self._read = read
 
-    def render(self) -> "RenderableType":
-        """Return the live block: a row per part, and the line."""
-        from rich.console import Group  # noqa: PLC0415 - slow to import, and only terminals need it.
-        from rich.progress_bar import ProgressBar  # noqa: PLC0415
-        from rich.table import Table  # noqa: PLC0415
-        from rich.text import Text  # noqa: PLC0415
-
-        progress = self._read()
-        table = Table.grid(padding=(0, 2))
-        table.add_column(no_wrap=True)
-        table.add_column(ratio=1, max_width=40)
-        for _ in range(2):
-            table.add_column(justify="right", no_wrap=True)
-        table.add_column(no_wrap=True)
-        for part in progress.parts:
-            # While a part is listed its total grows, and a bar would jump back: so it only pulses.
-            total = None if part.state is None else max(part.listed_bytes, 1)
-            bar = ProgressBar(total=total, completed=_done_bytes(part)) if total is None or part.listed_objects else ""
-            table.add_row(
-                Text(printable(part.name)),
-                bar,
-                f"{part.settled_objects:,}/{part.listed_objects:,}",
-                size_text(part.listed_bytes),
-                _state(part),
-            )
-        elapsed = time_text(progress.elapsed_seconds)
-        return Group(Text(f"{line(progress)}, {elapsed}", no_wrap=True, overflow="ellipsis"), table)
+    def render(self) -> Block:
+        """Return the live block, for `rich` to print."""
+        return Block(self._read())
 
 
 def line(progress: Progress) -> str:
-    """Return how far a run is in one line."""
-    total = f"{progress.listed_objects:,}" if progress.listing_is_complete else f"at least {progress.listed_objects:,}"
-    parts = [
-        f"{progress.settled_objects:,} of {total} objects",
-        f"{size_text(progress.settled_bytes)} of {size_text(progress.listed_bytes)}",
-        f"{size_text(progress.bytes_per_second)}/s",
-        _left(progress),
-    ]
-    troubles = {"failed": progress.failed_objects, "retries": progress.retries, "throttled": progress.throttled}
-    parts += [f"{number:,} {name}" for name, number in troubles.items() if number]
-    if progress.limit_objects is not None:
-        parts.append(limit_text(LimitSet(progress.limit_objects, progress.limit_of)))
-    if progress.waiting is not None:  # First: a line that is too long for its terminal is cut at its end.
-        parts.insert(0, waiting_text(progress.waiting))
-    return ", ".join(part for part in parts if part)
-
-
-def _left(progress: Progress) -> str:
-    if not progress.listing_is_complete:
-        return "listing..."
-    if progress.seconds_left is None:
-        return "waiting"
-    return f"{time_text(progress.seconds_left)} left" if progress.settled_objects < progress.listed_objects else ""
-
-
-def _done_bytes(part: PartProgress) -> int:
-    finished = part.state is not None and part.settled_objects == part.listed_objects
-    return max(part.listed_bytes, 1) if finished else part.settled_bytes
-
-
-def _state(part: PartProgress) -> str:
-    return "listing..." if part.state is None else "" if part.state == "complete" else part.state
+    """Return how far a run is in one line. What holds it up comes first: a line may be cut at its end."""
+    return ", ".join([*held_up_by(progress), *amounts(progress), *counts(progress)])
 
 
 @asynccontextmanager
@@ -103,16 +51,7 @@ async def shown(tally: Tally, *, quiet: bool) -> AsyncIterator[None]:
     if quiet:
         yield
     elif sys.stderr.isatty() and os.environ.get("TERM") not in {"dumb", "unknown"}:
-        from rich.console import Console  # noqa: PLC0415 - slow to import, and only terminals need it.
-        from rich.live import Live  # noqa: PLC0415
-
-        with Live(
-            get_renderable=Display(meter.read).render,
-            console=Console(stderr=True),
-            refresh_per_second=REFRESHES_PER_SECOND,
-            transient=True,  # The summary that follows says it all again.
-            redirect_stdout=False,  # Else the summary of a run that is left, display and all, would go to stderr.
-        ):
+        with ending_with(_show_cursor), live(Display(meter.read)):
             yield
     else:
         lines = asyncio.create_task(_lines(meter), name="progress")
@@ -122,7 +61,69 @@ async def shown(tally: Tally, *, quiet: bool) -> AsyncIterator[None]:
             lines.cancel()
 
 
+def live(display: Display) -> "Live":
+    """Return what keeps a display's block up to date on the terminal that stderr is, while it is entered."""
+    from rich.console import Console  # noqa: PLC0415 - slow to import, and only terminals need it.
+    from rich.live import Live  # noqa: PLC0415
+
+    class Resizable(Live):
+        """Begins anew on a clean screen where the terminal has become narrower.
+
+        Most terminals then break the lines of the block, and nobody can know over how many it goes now.
+        """
+
+        _width = 0
+
+        def refresh(self) -> None:
+            width, height = self.console.size
+            if width < self._width:
+                self._scroll_away(height)
+            self._width = width
+            super().refresh()
+
+        def _scroll_away(self, height: int) -> None:
+            """Move all that is shown to where one scrolls back to, and the cursor to where the block's last line will be."""
+            last_line = max(1, min(self._live_render.last_render_height, height))
+            self.console.file.write("\n" * height + f"\x1b[{last_line};1H")
+
+    return Resizable(
+        get_renderable=display.render,
+        console=Console(file=_Terminal(sys.stderr), stderr=True),  # type: ignore[arg-type]
+        refresh_per_second=REFRESHES_PER_SECOND,
+        transient=True,  # The summary that follows says it all again.
+        redirect_stdout=False,  # Else the summary of a run that is left, display and all, would go to stderr.
+    )
+
+
+class _Terminal:
+    """A terminal that may go away: whoever then still writes to it need not know, and the run goes on."""
+
+    def __init__(self, terminal: TextIO) -> None:
+        self._terminal = terminal
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._terminal.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._terminal.flush()
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        return getattr(self._terminal, name)
+
+
+def _show_cursor() -> None:
+    """Show the cursor again, on a descriptor of our own that waits for nothing: a terminal may be stopped."""
+    terminal = os.open(os.ttyname(2), os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    os.write(terminal, _SHOW_CURSOR)
+
+
 async def _lines(meter: Meter) -> None:
+    """Write a line a minute, with the time of day: whoever reads it reads it in the morning."""
     while True:
-        await asyncio.sleep(PLAIN_SECONDS)
-        note(line(meter.read()))
+        for _ in range(PLAIN_SECONDS):
+            await asyncio.sleep(1)
+            progress = meter.read()  # A rate over the last moments, and since when nothing came, take looks in between.
+        note(f"{datetime.now().astimezone():%Y-%m-%d %H:%M} {line(progress)}")

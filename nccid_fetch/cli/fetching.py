@@ -34,9 +34,10 @@ from nccid_fetch.settings import Settings, Source
 from nccid_fetch.summary import Summary, Tally
 
 from . import options
+from .closing import print_summary
 from .display import shown
 from .options import Format
-from .output import limit_text, note, note_hold, note_outcome, print_json, print_summary, size_text
+from .output import limit_text, note, note_hold, note_outcome, print_json, size_text
 from .runner import raise_descriptor_limit, run
 
 Work = Callable[[Report], Coroutine[Any, Any, None]]
@@ -174,7 +175,7 @@ def _run(
             await work(report)
 
     try:
-        run(shown_work())
+        run(shown_work(), quiet=spoken is Format.QUIET)
     except UsageError:
         raise
     except Exception as caught:  # noqa: BLE001 - whatever it is, the summary comes first.

@@ -56,7 +56,7 @@ def show(values: options.Values) -> None:
             remark("there are no objects")
 
     try:
-        run(feed())
+        run(feed(), quiet=spoken is Format.QUIET)
     except UsageError:
         raise
     except Exception as error:

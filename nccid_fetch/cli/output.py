@@ -3,17 +3,17 @@
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, TextIO
 
-from nccid_fetch.errors import AccessError, Reason, RunError
+from nccid_fetch.errors import AccessError, RunError
 from nccid_fetch.events import Held, LimitSet, Released
 from nccid_fetch.keys import printable
 from nccid_fetch.model import PartState, VerifiedBy
 from nccid_fetch.progress import Waiting
-from nccid_fetch.summary import Count, Summary
+from nccid_fetch.summary import Summary
 
 _UNITS = ("B", "KB", "MB", "GB", "TB", "PB")
-_FAILURES_SHOWN = 10
 _ASK = "choose another --profile, or ask NCCID for access"
 
 
@@ -70,7 +70,8 @@ def limit_text(limit: LimitSet) -> str:
 
 def note(text: str) -> None:
     """Write a line to stderr."""
-    print(printable(text), file=sys.stderr, flush=True)
+    with suppress(OSError):  # A terminal that went away is no reason for a run to end.
+        print(printable(text), file=sys.stderr, flush=True)
 
 
 def print_error(error: RunError) -> None:
@@ -87,63 +88,17 @@ def print_json(value: dict[str, Any]) -> None:
 
 def print_table(rows: list[tuple[str, ...]], out: TextIO | None = None) -> None:
     """Write rows of text in columns; the first row is the heading, all columns but the first are numbers."""
+    for line in columns_of(rows):
+        print(line, file=out or sys.stdout)
+
+
+def columns_of(rows: list[tuple[str, ...]]) -> Iterator[str]:
+    """Yield rows of text as lines, one column under the other."""
     rows = [tuple(map(printable, row)) for row in rows]  # The names of parts are a server's words as well.
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        print("  ".join(cells).rstrip(), file=out or sys.stdout)
-
-
-def print_summary(summary: Summary) -> None:
-    """Write the end of a run so that it can be pasted into an e-mail."""
-    tally = summary.tally
-    source = f"{summary.source.bucket}/{summary.source.group}"
-    verb = "Planned" if summary.planned else "Fetched"
-    print(f"{verb} {source} -> {printable(str(summary.settings.dest))} in {time_text(summary.duration_seconds)}")
-    print()
-    rows: list[tuple[str, ...]] = [("part", "objects", "bytes", "state")]
-    rows += [
-        (name, f"{part.listed.objects:,}", size_text(part.listed.bytes), str(part.end(planned=summary.planned)))
-        for name, part in tally.parts.items()
-    ]
-    rows.append(("all", f"{tally.listed.objects:,}", size_text(tally.listed.bytes), ""))
-    print_table(rows)
-    print()
-    if summary.planned:
-        for action, count in tally.planned.items():
-            _line(f"to {action}", count)
-        return
-    _line("fetched", tally.fetched)
-    if tally.adopted.objects:
-        _line("adopted", tally.adopted, "found in place and proved, not downloaded")
-    _line("skipped", tally.skipped, "recorded and unchanged")
-    proofs = [f"{tally.verified[proof]:,} by {_PROOFS[proof]}" for proof in VerifiedBy if tally.verified[proof]]
-    if proofs:
-        print(f"{'verified':<10}{', '.join(proofs)}")
-    if tally.refused or tally.failed:
-        print(f"{'failed':<10}{objects_text(tally.failed)}, and {tally.refused:,} refused")
-        for failed in tally.failures[:_FAILURES_SHOWN]:
-            print(f"  {failed.reason}: {printable(failed.remote.key)}: {printable(failed.message)}")
-        more = tally.failed + tally.refused - _FAILURES_SHOWN
-        if more > 0:
-            print(f"  and {more:,} more; the table `failure` of the journal names them all")
-        if any(failed.reason in _PASSING for failed in tally.failures):
-            print("Run the same command again to try once more what may mend.")
-
-
-_PASSING = {Reason.CHANGED, Reason.RETRIES_EXHAUSTED, Reason.DIGEST_MISMATCH, Reason.SHORT_BODY, Reason.LOCAL_ERROR}
-"""Failures that another run may not have."""
-_PROOFS = {
-    VerifiedBy.MD5: "MD5",
-    VerifiedBy.MULTIPART_MD5: "multipart MD5",
-    VerifiedBy.CHECKSUM: "checksum",
-    VerifiedBy.SIZE: "size alone",
-}
-
-
-def _line(label: str, count: Count, remark: str = "") -> None:
-    text = f"{label:<10}{objects_text(count.objects)}, {size_text(count.bytes)}"
-    print(f"{text} ({remark})" if remark else text)
+        yield "  ".join(cells).rstrip()
 
 
 def note_outcome(summary: Summary, *, quiet: bool, raised: bool) -> None:

@@ -7,7 +7,6 @@ Nothing is lost by that: nothing has its name or is recorded before it is proved
 
 import asyncio
 import gc
-import os
 import resource
 import sys
 import threading
@@ -24,7 +23,7 @@ from nccid_fetch.errors import RunError
 
 from . import strays
 from .output import note, print_error
-from .signals import end_at_once, going_to, leave_to_main_thread
+from .signals import end_at_once, going_to, leave, leave_to_main_thread
 
 GRACE_SECONDS = 4.0
 """How long a run may take to end in order: with its last words, five seconds in all. What sends SIGTERM sends SIGKILL soon after."""
@@ -51,8 +50,12 @@ class InterruptedRunError(RunError):
         self.is_left = is_left
 
 
-def run(main: Coroutine[Any, Any, None]) -> None:
+def run(main: Coroutine[Any, Any, None], *, quiet: bool = False) -> None:
     """Run a coroutine to its end on a fast event loop. The first signal ends it in order, the second the process at once.
+
+    Args:
+        main: The coroutine.
+        quiet: Say nothing of what does not end it.
 
     Raises:
         InterruptedRunError: A signal came.
@@ -60,7 +63,7 @@ def run(main: Coroutine[Any, Any, None]) -> None:
     """
     news: SimpleQueue[int | None] = SimpleQueue()  # Signals, and None when the run is over.
     gc.freeze()  # What was loaded stays to the end: no collection need look through it,
-    with strays.caught(), going_to(news.put):
+    with strays.caught(quiet=quiet), going_to(news.put):
         thread = _RunThread(main, at_end=lambda: news.put(None))
         thread.start()
         number = news.get()
@@ -151,7 +154,7 @@ def report_failure(error: Exception, *, debug: bool) -> int:
         print_error(error)
         if isinstance(error, InterruptedRunError) and error.is_left:
             sys.stdout.flush()
-            os._exit(error.exit_code)
+            leave(error.exit_code)
         return error.exit_code
     note(f"error: this is a defect of nccid-fetch: {type(error).__name__}: {error}")
     note("hint: run it with --debug and report what it prints; what was verified is in place")

@@ -7,16 +7,35 @@ it does once a run is over. The handlers run in the main thread, which during a 
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_last_acts: list[Callable[[], object]] = []
 
 
 def end_at_once(number: int) -> NoReturn:
     """End the process as a signal does, without a word and without waiting for any thread."""
-    os._exit(128 + number)
+    leave(128 + number)
+
+
+def leave(code: int) -> NoReturn:
+    """End the process with an exit code, without waiting for any thread."""
+    for act in _last_acts:
+        with suppress(Exception):  # Whatever it is, the process ends.
+            act()
+    os._exit(code)
+
+
+@contextmanager
+def ending_with(act: Callable[[], object]) -> Iterator[None]:
+    """Have something done where the process ends at once while the block lasts. It must not wait for anything."""
+    _last_acts.append(act)
+    try:
+        yield
+    finally:
+        _last_acts.remove(act)
 
 
 def leave_to_main_thread() -> None:

@@ -18,13 +18,20 @@ from .output import note
 
 _LIBRARIES = ("aioboto3", "aiobotocore", "aiohttp", "asyncio", "boto3", "botocore", "urllib3")
 _SILENT = logging.CRITICAL + 1
+_is_quiet = False
 
 
 @contextmanager
-def caught() -> Iterator[None]:
-    """Take over whatever would be written past us, while the block lasts; the libraries' loggers stay silent."""
+def caught(*, quiet: bool) -> Iterator[None]:
+    """Take over whatever would be written past us, while the block lasts; the libraries' loggers stay silent.
+
+    Args:
+        quiet: Say nothing of it at all.
+    """
+    global _is_quiet  # noqa: PLW0603 - the hooks are the interpreter's, of which there is one.
     for library in _LIBRARIES:
         logging.getLogger(library).setLevel(_SILENT)
+    _is_quiet = quiet
     before = warnings.showwarning, sys.unraisablehook, threading.excepthook
     warnings.showwarning = _on_warning
     sys.unraisablehook = lambda left: _say(left.exc_type, "where nobody could hear it")
@@ -47,4 +54,5 @@ def _on_warning(message: Warning | str, category: type[Warning], *_: Any, **__: 
 
 
 def _say(kind: type[BaseException] | None, where: str) -> None:
-    note(f"note: a {kind.__name__ if kind else 'problem'} came up {where}; if the run went well, it did no harm")
+    if not _is_quiet:
+        note(f"note: a {kind.__name__ if kind else 'problem'} came up {where}; if the run went well, it did no harm")
