@@ -4,12 +4,12 @@ Nothing that works knows about progress bars, logs or summaries: it reports, and
 and by batch, not by object, except where an object is worth a line of its own.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from .errors import Reason
-from .model import Decision, PartState, RemoteObject, VerifiedBy
+from .model import Decision, Listed, PartState, RemoteObject, VerifiedBy
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +138,24 @@ class LimitSet:
 
 
 @dataclass(frozen=True, slots=True)
+class DestinationOpened:
+    """From now on the destination is this run's alone, to its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class LastListed:
+    """What an earlier run found in the bucket: how much there may be, before the listing is complete.
+
+    It does not come where something is selected, for then it says nothing about how much is wanted.
+
+    Attributes:
+        parts: The parts of this run that were ever listed to their end.
+    """
+
+    parts: Mapping[str, Listed]
+
+
+@dataclass(frozen=True, slots=True)
 class RemoteFound:
     """The destination is on a file system that is, or may be, on another machine, where locks may not hold."""
 
@@ -206,6 +224,8 @@ Event = (
     | Held
     | Released
     | LimitSet
+    | DestinationOpened
+    | LastListed
     | RemoteFound
     | RoomShort
     | Committed

@@ -174,6 +174,22 @@ class Refuse:
 Decision = Fetch | Check | Skip | Refuse
 
 
+class Listed(NamedTuple):
+    """What the last listing of a part that came to its end gave.
+
+    Attributes:
+        objects: How many, before any filter.
+        bytes: The same in bytes.
+        ended: When, as the journal writes times: `2026-11-22T19:00:00Z`.
+        is_whole: Whether there was no reason to doubt that it was all.
+    """
+
+    objects: int
+    bytes: int
+    ended: str
+    is_whole: bool
+
+
 class PartState(StrEnum):
     """How far a part came. These words are part of the contract."""
 

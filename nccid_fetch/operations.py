@@ -17,7 +17,7 @@ from .diagnosis import check_dest, destination_error, space_of
 from .disk import THREADS_MAX, Disk
 from .durability import boot_id
 from .errors import AccessError, DestinationFullError, UsageError
-from .events import PartsKnown, RemoteFound, Report
+from .events import DestinationOpened, LastListed, PartsKnown, RemoteFound, Report
 from .governor import Governor
 from .journal import Journal
 from .keys import key_filter
@@ -107,8 +107,11 @@ async def _fetch(
         stack.callback(_clear_quietly, destination)
         destination.reserve.take()
         destination.distrusts_cache = journal.distrusts_cache
+        report(DestinationOpened())
         if journal.remote is not None:
             report(RemoteFound(journal.remote))
+        if plan_file is None and not settings.include and not settings.exclude:
+            report(LastListed({part: listed for part, listed in journal.listed().items() if part in parts}))
         prefixes = [warehouse.part_prefix(source.group, part) for part in parts]
         stack.enter_context(journal.run(command, prefixes, settings.durability))
         disk = stack.enter_context(Disk(min(settings.concurrency_max + 2, THREADS_MAX)))
@@ -126,6 +129,7 @@ async def _fetch(
             settings.dest,
             settings.require_verified,
             lists=plan_file is None,
+            endpoint=session.endpoint,
         )
         reference = ReferenceReader(session)
         tools = Tools(

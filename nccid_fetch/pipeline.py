@@ -12,7 +12,6 @@ raised ends all tasks. Whatever ends the run, what was verified by then is put i
 """
 
 import asyncio
-from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ from .keys import is_folder_marker
 from .listing import Stream
 from .model import Check, Decision, Fetch, PartState, Refuse, RemoteObject, Skip
 from .planning import Planner
+from .summary import Count
 from .tasks import loud
 from .transfer import Tools, check, fetch
 from .warehouse import part_of
@@ -259,7 +259,7 @@ async def _produce(
 
     When the decisions about a part are no more wanted, each of its streams ends with the page that it has got.
     """
-    listed: Counter[str] = Counter()
+    listed: dict[str, Count] = {}
     given_up = False
     breaks: list[ListingDeniedError | EndpointError] = []
 
@@ -269,7 +269,7 @@ async def _produce(
         try:
             async with aclosing(stream):
                 async for page in stream:
-                    listed.update(_counted(page, planner.group))
+                    _count(page, planner.group, listed)
                     decisions = await planner.plan(page, nesting)
                     if not await deal(decisions) and len(parts) == 1:
                         given_up = True
@@ -290,15 +290,19 @@ async def _produce(
         elif breaks:
             end = ListingEnded(part, PartState.FAILED, str(breaks[0]))
         else:
-            state = PartState.COMPLETE if part in listed else PartState.EMPTY
-            end = ListingEnded(part, state, await planner.missing(part, listed[part]))
+            count = listed.get(part, Count())
+            state = PartState.COMPLETE if count.objects else PartState.EMPTY
+            doubt = await planner.missing(part, count.objects)
+            await planner.note_listing(part, count, is_whole=doubt is None)
+            end = ListingEnded(part, state, doubt)
         planner.report(end)
 
 
-def _counted(page: Sequence[RemoteObject], group: str) -> dict[str, int]:
-    """Return how many objects a page has, by their part, which is one. A marker of a folder is none."""
-    count = len(page) - sum(is_folder_marker(remote.key, remote.size) for remote in page if not remote.size)
-    return {part_of(page[0].key, group): count} if count else {}
+def _count(page: Sequence[RemoteObject], group: str, listed: dict[str, Count]) -> None:
+    """Count the objects of a page, which are of one part. A marker of a folder is none."""
+    objects = len(page) - sum(is_folder_marker(remote.key, remote.size) for remote in page if not remote.size)
+    if objects:
+        listed.setdefault(part_of(page[0].key, group), Count()).add(sum(remote.size for remote in page), objects)
 
 
 async def _work(
