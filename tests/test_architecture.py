@@ -29,6 +29,7 @@ RANKS = (
             "disk",
             "filesystem",
             "reserve",
+            "schema",
             "tasks",
             "units",
         ),
@@ -40,11 +41,11 @@ RANKS = (
         *("store.answers", "store.protocol", "store.strict", "demo.synthetic", "cli.options"),
     ),
     ("destination", "ranges", "room", "summary", "governor", "demo.server"),
-    ("planning", "commit", "progress", "store.session"),
-    ("store.fast", "store.pages", "store.reference", "cli.output"),
-    ("listing", "proof", "cli.display", "cli.strays"),
-    ("transfer", "cli.runner"),
-    ("pipeline",),
+    ("planning", "commit", "progress", "holdings", "store.session"),
+    ("store.fast", "store.pages", "store.reference", "status", "cli.output"),
+    ("listing", "proof", "statusfile", "cli.display", "cli.strays"),
+    ("transfer", "cli.runner", "cli.publishing", "cli.statuspage"),
+    ("pipeline", "cli.status"),
     ("operations",),
     ("api", "cli.fetching", "cli.listing"),
     ("cli.demo",),
@@ -68,7 +69,7 @@ PURE = (
         "decisions",
         "shards",
     ),
-    *("events", "room", "summary", "progress"),
+    *("events", "room", "summary", "progress", "status"),
 )
 """Values in, values out: no clock, no chance, no disk, no network, no loop. `store.protocol` is types alone."""
 IMPURE = {

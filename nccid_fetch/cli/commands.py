@@ -131,6 +131,19 @@ def ls(values: options.Values) -> None:
         show(values)
 
 
+@app.command("status")
+@options.takes({"watch": (options.Watch, False), "dest": options.SELECT["dest"]}, options.OUTPUT)
+def status(values: options.Values) -> None:
+    """Say what DEST holds against what was last listed, and how the run over it goes. Needs no network.
+
+    Example: nccid-fetch status --watch --dest /data/nccid
+    """
+    from .status import show  # noqa: PLC0415
+
+    with _ending(values):
+        show(values)
+
+
 @app.command("demo")
 @options.takes({"serve": (options.Serve, False), "dest": (options.DemoDest, None)}, options.OUTPUT)
 def demo(values: options.Values) -> None:

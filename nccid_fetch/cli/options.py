@@ -189,6 +189,9 @@ Debug = Annotated[bool, _option("--debug", _TELL, "Show a traceback with an erro
 PlanOutput = Annotated[
     Path | None, _option("--output", _TELL, "Write the plan to a file, as JSON lines.", metavar="FILE")
 ]
+Watch = Annotated[
+    bool, _option("--watch", _TELL, "Follow a run from another terminal until it ends; wait for one if there is none.")
+]
 OnlySummary = Annotated[bool, _option("--summary", _TELL, "Objects and bytes per part.")]
 
 Parts = Annotated[list[str] | None, typer.Argument(metavar="PART", help="Parts of the group; none for all.")]

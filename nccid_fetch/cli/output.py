@@ -87,11 +87,17 @@ def print_json(value: dict[str, Any]) -> None:
 
 def print_table(rows: list[tuple[str, ...]], out: TextIO | None = None) -> None:
     """Write rows of text in columns; the first row is the heading, all columns but the first are numbers."""
+    for text in columns(rows):
+        print(text, file=out or sys.stdout)
+
+
+def columns(rows: list[tuple[str, ...]]) -> Iterator[str]:
+    """Yield rows of text as lines of columns."""
     rows = [tuple(map(printable, row)) for row in rows]  # The names of parts are a server's words as well.
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        print("  ".join(cells).rstrip(), file=out or sys.stdout)
+        yield "  ".join(cells).rstrip()
 
 
 def print_summary(summary: Summary) -> None:
@@ -117,7 +123,7 @@ def print_summary(summary: Summary) -> None:
     if tally.adopted.objects:
         _line("adopted", tally.adopted, "found in place and proved, not downloaded")
     _line("skipped", tally.skipped, "recorded and unchanged")
-    proofs = [f"{tally.verified[proof]:,} by {_PROOFS[proof]}" for proof in VerifiedBy if tally.verified[proof]]
+    proofs = [f"{tally.verified[proof]:,} by {PROOFS[proof]}" for proof in VerifiedBy if tally.verified[proof]]
     if proofs:
         print(f"{'verified':<10}{', '.join(proofs)}")
     if tally.refused or tally.failed:
@@ -133,7 +139,7 @@ def print_summary(summary: Summary) -> None:
 
 _PASSING = {Reason.CHANGED, Reason.RETRIES_EXHAUSTED, Reason.DIGEST_MISMATCH, Reason.SHORT_BODY, Reason.LOCAL_ERROR}
 """Failures that another run may not have."""
-_PROOFS = {
+PROOFS = {
     VerifiedBy.MD5: "MD5",
     VerifiedBy.MULTIPART_MD5: "multipart MD5",
     VerifiedBy.CHECKSUM: "checksum",
