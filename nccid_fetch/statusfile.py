@@ -85,7 +85,7 @@ def write_status(dest: Path, status: RunStatus, mode: int) -> None:
             with os.fdopen(descriptor, "wb") as file:
                 os.fchmod(descriptor, mode)
                 file.write(text)
-            os.rename(_PART, NAME, src_dir_fd=folder_fd, dst_dir_fd=folder_fd)
+            os.replace(_PART, NAME, src_dir_fd=folder_fd, dst_dir_fd=folder_fd)
         except OSError:
             with suppress(OSError):
                 os.unlink(_PART, dir_fd=folder_fd)

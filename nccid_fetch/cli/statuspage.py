@@ -69,7 +69,9 @@ def page(dest: Path, look: Look, now: float) -> Iterator[str]:
         files = f"{look.set_aside.objects:,} file{'' if look.set_aside.objects == 1 else 's'}"
         yield from _labelled("set aside", [files, size_text(look.set_aside.bytes), f"in {STATE_FOLDER}/quarantine"])
     yield ""
-    yield from _wrapped(verdict(dest, look))
+    sentence, command = verdict(dest, look)
+    yield from _wrapped(sentence)
+    yield f"  {printable(command)}"  # In one line, however long: it is to be copied.
 
 
 def _wrapped(*texts: str) -> Iterator[str]:
@@ -146,7 +148,10 @@ def _held_table(holdings: Holdings) -> Iterator[str]:
                 "never" if listed is None else listed.ended[:10],
             )
         )
-    rows.append(("all", *(f"{number:,}" for number in total[:4]), size_text(total[4]), ""))
+    sums = [f"{number:,}" for number in total[:4]]
+    if None in {missing_of(holdings, name) for name in parts_of(holdings)}:
+        sums[0] = sums[2] = "?"
+    rows.append(("all", *sums, size_text(total[4]), ""))
     yield from columns(rows)
 
 
@@ -235,13 +240,13 @@ def flaws_of(look: Look) -> list[str]:
     return [flaw for flaw, holds in flaws.items() if holds]
 
 
-def verdict(dest: Path, look: Look) -> str:
-    """Return the last sentence: that all is there, or what is missing, and what to type."""
+def verdict(dest: Path, look: Look) -> tuple[str, str]:
+    """Return the last sentence, that all is there or what is missing, and what to type then."""
     if look.life.goes_on:
-        return f"To follow it: {shlex.join(['nccid-fetch', 'status', '--watch', '--dest', str(dest)])}"
+        return "To follow it:", shlex.join(["nccid-fetch", "status", "--watch", "--dest", str(dest)])
     if flaws := flaws_of(look):
-        return f"Incomplete: {'; '.join(flaws)}. To go on: {command_of(dest, look)}"
-    return f"Complete: all that was last listed is in place. To look for what is new: {command_of(dest, look)}"
+        return f"Incomplete: {'; '.join(flaws)}. To go on:", command_of(dest, look)
+    return "Complete: all that was last listed is in place. To look for what is new:", command_of(dest, look)
 
 
 def command_of(dest: Path, look: Look) -> str:
