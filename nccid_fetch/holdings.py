@@ -5,15 +5,17 @@ lock of ours, held for the seconds that eleven million rows take, would turn awa
 whoever reads looks afterwards whether it did change, and then reads nothing out of it.
 
 A run that was killed leaves its journal open: what it committed last is in a file beside it, and only the next run, which
-has the right to change it, brings both together.
+has the right to change it, brings both together. Until then a copy is read, in which SQLite may do so; it is made among the
+staged files, where a pseudonym is as safe as in the journal, and where the next run clears away what is left of it.
 """
 
 import os
+import shutil
 import sqlite3
 import stat
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -37,7 +39,10 @@ SELECT prefix, objects, bytes, multipart_md5, checksum, size FROM folder JOIN (
 """
 """By folder, which is the order on the disk: 0.3 s for a million rows, in which an index would help little."""
 _LAST_RUN = "SELECT command, started, ended FROM run ORDER BY id DESC LIMIT 1"
+_STAGED = "staged"
 _LEFT_OPEN = ("-wal", "-journal")
+_COPIED_BYTES_MAX = 256 << 20
+"""A journal of two million objects. A larger one is not copied, but waits for the next run."""
 
 
 @dataclass(slots=True)
@@ -115,7 +120,9 @@ def journal_state(dest: Path) -> JournalState:
 
 
 def read_holdings(dest: Path) -> Holdings | None:
-    """Return what a destination holds; None if a run has its journal, or left it open, or came in between.
+    """Return what a destination holds; None if it has no journal, or one that cannot be read now.
+
+    Only where no run is seen to have it: one that goes on looks like one that was killed.
 
     Raises:
         UsageError: It was written by a newer version of this tool.
@@ -124,12 +131,12 @@ def read_holdings(dest: Path) -> Holdings | None:
     path = Journal.path(dest)
     try:
         before = _stamp(path)
-        if journal_state(dest) is not JournalState.CLOSED:
+        state = journal_state(dest)
+        if state is JournalState.MISSING or (state is JournalState.LEFT_OPEN and not _may_be_copied(path)):
             return None
         try:
-            with closing(_opened(path)) as connection:
-                holdings = _read(connection, dest)
-        except sqlite3.DatabaseError:
+            holdings = _read_copy(path, dest) if state is JournalState.LEFT_OPEN else _read_file(path, dest)
+        except (sqlite3.DatabaseError, OSError):
             if _stamp(path) != before:
                 return None
             raise
@@ -145,13 +152,54 @@ def read_holdings(dest: Path) -> Holdings | None:
 
 def _stamp(path: Path) -> tuple[object, ...]:
     """Return what changes when anybody changes the journal, or opens it."""
-    found = path.stat()
-    beside = [path.with_name(path.name + ending).exists() for ending in _LEFT_OPEN]
-    return found.st_ino, found.st_size, found.st_mtime_ns, *beside
+    stamp: list[object] = []
+    for file in _files(path):
+        found = file.stat()
+        stamp += [file, found.st_ino, found.st_size, found.st_mtime_ns]
+    return tuple(stamp)
 
 
-def _opened(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro&immutable=1", uri=True)
+def _files(path: Path) -> list[Path]:
+    """Return the journal, and what a run that has it, or left it open, keeps beside it."""
+    beside = [path.with_name(path.name + ending) for ending in _LEFT_OPEN]
+    return [path, *(file for file in beside if file.exists())]
+
+
+def _read_file(path: Path, dest: Path) -> Holdings:
+    with closing(sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro&immutable=1", uri=True)) as connection:
+        return _read(connection, dest)
+
+
+def _may_be_copied(path: Path) -> bool:
+    staged = path.parent / _STAGED
+    is_small = sum(file.stat().st_size for file in _files(path)) <= _COPIED_BYTES_MAX
+    return is_small and staged.is_dir() and not staged.is_symlink() and os.access(staged, os.W_OK)
+
+
+def _read_copy(path: Path, dest: Path) -> Holdings | None:
+    """Return what a copy says; None where there is no room for one."""
+    copy = path.parent / _STAGED / f"status-{os.urandom(6).hex()}.sqlite"
+    try:
+        for file in _files(path):
+            target = copy.with_name(copy.name + file.name.removeprefix(path.name))
+            descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            with os.fdopen(descriptor, "wb") as out, file.open("rb") as content:
+                shutil.copyfileobj(content, out, 1 << 20)
+    except OSError:
+        _remove(copy)
+        return None
+    try:
+        with closing(sqlite3.connect(copy)) as connection:
+            connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+            return _read(connection, dest)
+    finally:
+        _remove(copy)
+
+
+def _remove(copy: Path) -> None:
+    with suppress(OSError):  # Then the next run clears it away.
+        for left in copy.parent.glob(f"{copy.name}*"):
+            left.unlink(missing_ok=True)
 
 
 def _read(connection: sqlite3.Connection, dest: Path) -> Holdings:

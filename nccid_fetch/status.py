@@ -6,7 +6,7 @@ Nothing that is found in it is trusted: it has exactly the shape that is written
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from types import NoneType, UnionType
@@ -227,9 +227,9 @@ def _taken(kind: Any, found: Any) -> object:  # noqa: ANN401 - a type as annotat
     origin, inner = get_origin(kind), get_args(kind)
     if is_dataclass(kind) and isinstance(found, dict):
         kinds = get_type_hints(kind)
-        # What another version has besides is passed over; what this one has to have must be there.
-        values = {field.name: _taken(kinds[field.name], found.get(field.name)) for field in fields(kind)}
-        return cast("type[Any]", kind)(**values)
+        # What another version has besides is passed over; what has no default must be there.
+        wanted = [field.name for field in fields(kind) if field.name in found or field.default is MISSING]
+        return cast("type[Any]", kind)(**{name: _taken(kinds[name], found.get(name)) for name in wanted})
     if origin is tuple and isinstance(found, list) and len(found) <= _ITEMS_MAX:
         return tuple(_taken(inner[0], item) for item in found)
     if origin in {dict, Mapping} and isinstance(found, dict) and len(found) <= _ITEMS_MAX:

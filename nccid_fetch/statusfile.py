@@ -149,10 +149,12 @@ class Publisher:
             write_status(self._dest, status, self._mode)
 
 
-def _numbers(status: RunStatus) -> object:
-    """Return what of a status changes only when something happens."""
-    progress = replace(status.progress, elapsed_seconds=0, bytes_per_second=0, seconds_left=None, waiting=None)
-    return status.state, status.warnings, progress
+def _numbers(status: RunStatus) -> tuple[object, ...]:
+    """Return what of a status changes only when something happens. The rate is that of bytes that come in."""
+    run = status.progress
+    listed, settled = (run.listed_objects, run.listing_is_complete), (run.settled_objects, run.settled_bytes)
+    troubles = (run.failed_objects, run.retries, run.throttled, run.limit_objects)
+    return status.state, status.warnings, listed, settled, troubles, run.bytes_per_second
 
 
 def this_process() -> Process:

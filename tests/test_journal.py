@@ -21,7 +21,7 @@ from nccid_fetch import journal as module
 from nccid_fetch.errors import DestinationBusyError, DestinationError, Reason, UsageError
 from nccid_fetch.journal import Journal
 from nccid_fetch.keys import STATE_FOLDER
-from nccid_fetch.model import ETag, Listed, Record, VerifiedBy
+from nccid_fetch.model import ETag, Record, VerifiedBy
 from nccid_fetch.schema import VERSION
 from nccid_fetch.settings import Durability
 

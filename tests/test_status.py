@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -33,7 +34,7 @@ from nccid_fetch.statusfile import NAME, Publisher, read_status, this_process, w
 from nccid_fetch.summary import Count, Tally
 
 from . import snapshots
-from .oracle import fetch
+from .oracle import fetch, records
 from .processes import Child, environment
 from .servers.scripted import Do, Hold, ScriptedS3, Status
 
@@ -118,7 +119,10 @@ def fill(dest: Path) -> None:
             + [("training/ct/Covid0/1/1/b.dcm", record(1000, VerifiedBy.SIZE))]
             + [("training/data/Covid0/data_2020-04-01.json", record(10))]
             + [("training/xray/Covid0/1/1/a.dcm", record(70, VerifiedBy.CHECKSUM))],
-            [("training/ct/Covid0/1/1/c.dcm", Reason.CHANGED, "replaced"), ("training/ct/../d", Reason.UNSAFE_KEY, "no")],
+            [
+                ("training/ct/Covid0/1/1/c.dcm", Reason.CHANGED, "replaced"),
+                ("training/ct/../d", Reason.UNSAFE_KEY, "no"),
+            ],
         )
     with sqlite3.connect(Journal.path(dest)) as connection:
         connection.execute("UPDATE listing SET ended = ?", (time_of(NOW - 3600),))
@@ -129,7 +133,9 @@ def fill(dest: Path) -> None:
 # ---- What was last listed
 
 
-def test_what_was_listed_is_remembered_before_any_filter_and_told_to_the_next_run(s3: ScriptedS3, tmp_path: Path) -> None:
+def test_what_was_listed_is_remembered_before_any_filter_and_told_to_the_next_run(
+    s3: ScriptedS3, tmp_path: Path
+) -> None:
     dest = tmp_path / "nccid"
     s3.put("training/data/Covid0/", b"")  # A folder marker, which is none.
     first = fetch(s3, dest, include=("data/Covid0001/*",))
@@ -200,7 +206,9 @@ def test_looking_changes_nothing_and_needs_no_right_to_write(dest: Path) -> None
     fill(dest)
     before = {path.name: path.stat() for path in (dest / STATE_FOLDER).iterdir()}
     opened: list[int] = []
-    sys.addaudithook(lambda event, arguments: opened.append(arguments[2]) if event == "open" and opened is not None else None)
+    sys.addaudithook(
+        lambda event, arguments: opened.append(arguments[2]) if event == "open" and opened is not None else None
+    )
     command.look_at(dest)
     assert not [flags for flags in opened if isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR)]
     assert {path.name: path.stat()[:-3] for path in (dest / STATE_FOLDER).iterdir()} == {
@@ -212,7 +220,7 @@ def test_a_run_that_begins_while_one_reads_makes_what_was_read_nothing(
     dest: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(dest)
-    read = sys.modules["nccid_fetch.holdings"]._read  # type: ignore[attr-defined]
+    read = sys.modules["nccid_fetch.holdings"]._read
     begun: list[Journal | None] = []
 
     def reading(connection: sqlite3.Connection, dest: Path) -> Any:
@@ -229,11 +237,47 @@ def test_a_run_that_begins_while_one_reads_makes_what_was_read_nothing(
     assert read_holdings(dest) is not None
 
 
-def test_a_journal_that_was_left_open_is_not_read(dest: Path) -> None:
-    fill(dest)
-    Journal.path(dest).with_name("journal.sqlite-wal").write_bytes(b"frames")
-    assert journal_state(dest) is JournalState.LEFT_OPEN
-    assert read_holdings(dest) is None
+@pytest.fixture
+def killed(dest: Path, tmp_path: Path) -> Path:
+    """A destination whose last run was killed after a commit: as is copied while it goes on."""
+    copy = tmp_path / "killed"
+    journal = Journal.open(dest, bucket=BUCKET, group="training", endpoint="https://s3.example.org")
+    assert journal is not None
+    with closing(journal), journal.run("all", []):
+        journal.commit([("training/ct/a", record(1))])
+        shutil.copytree(dest, copy)
+    (copy / STATE_FOLDER / "staged").mkdir()
+    return copy
+
+
+def state_of(dest: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in (dest / STATE_FOLDER).rglob("*") if path.is_file()}
+
+
+def test_of_a_journal_that_was_left_open_a_copy_is_read_and_nothing_stays_of_it(killed: Path) -> None:
+    before = state_of(killed)
+    assert journal_state(killed) is JournalState.LEFT_OPEN
+    holdings = read_holdings(killed)
+    assert holdings is not None
+    assert holdings.parts["ct"].in_place == Count(1, 1)
+    assert holdings.last_run is not None
+    assert holdings.last_run.ended is None
+    assert state_of(killed) == before
+
+
+@pytest.mark.parametrize("hindrance", ["size", "no folder", "link"])
+def test_a_journal_that_was_left_open_and_cannot_be_copied_waits_for_the_next_run(
+    killed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hindrance: str
+) -> None:
+    staged = killed / STATE_FOLDER / "staged"
+    if hindrance == "size":
+        monkeypatch.setattr("nccid_fetch.holdings._COPIED_BYTES_MAX", 100)
+    else:
+        staged.rmdir()
+    if hindrance == "link":
+        (tmp_path / "elsewhere").mkdir()
+        staged.symlink_to(tmp_path / "elsewhere")
+    assert read_holdings(killed) is None
 
 
 def test_a_journal_without_the_table_of_listings_says_what_is_in_place(dest: Path) -> None:
@@ -274,7 +318,9 @@ def test_what_is_set_aside_is_counted_and_no_link_is_followed(dest: Path, tmp_pa
 
 
 def test_a_status_is_read_as_it_was_written(dest: Path) -> None:
-    told = replace(ENDED, asked=("ct", "data"), warnings=("full",), progress=replace(PROGRESS, waiting=Waiting("x", "y", 1.0, 2.0)))
+    told = replace(
+        ENDED, asked=("ct", "data"), warnings=("full",), progress=replace(PROGRESS, waiting=Waiting("x", "y", 1.0, 2.0))
+    )
     for status in (STATUS, told):
         write_status(dest, status, 0o600)
         assert read_status(dest) == status
@@ -370,7 +416,7 @@ def test_a_status_is_written_when_something_changes_and_else_every_ten_seconds(d
     still = run.beat()
     assert still is not None
     assert (still.heartbeat, still.changed) == (time_of(NOW + 11), time_of(NOW + 1))
-    run.status = replace(STATUS, progress=replace(PROGRESS, elapsed_seconds=1.0, bytes_per_second=2.0, seconds_left=3.0))
+    run.status = replace(STATUS, progress=replace(PROGRESS, elapsed_seconds=1.0, seconds_left=3.0))
     assert run.beat() is None, "time alone is no change"
     run.status = replace(STATUS, progress=replace(PROGRESS, settled_objects=3_050_001))
     news = run.beat()
@@ -406,15 +452,14 @@ def test_the_end_is_written_unless_another_run_has_the_destination(dest: Path) -
     assert read_status(dest) == theirs
 
 
-
 def publishing_block(dest: Path, *, opened: bool, end: BaseException | None) -> RunStatus | None:
-    with suppress(typer.Exit, DestinationFullError):
-        with published("get", Source(), Settings(dest=dest, parts=("ct",)), Tally()) as listen:
-            if opened:
-                listen(DestinationOpened())
-                listen(RoomShort(10, 1, 5, None))
-            if end is not None:
-                raise end
+    settings = Settings(dest=dest, parts=("ct",))
+    with suppress(typer.Exit, DestinationFullError), published("get", Source(), settings, Tally()) as listen:
+        if opened:
+            listen(DestinationOpened())
+            listen(RoomShort(10, 1, 5, None))
+        if end is not None:
+            raise end
     return read_status(dest)
 
 
@@ -473,7 +518,7 @@ HERE, NOT_HERE, ELSEWHERE = Whereabouts.HERE, Whereabouts.NOT_HERE, Whereabouts.
     ],
 )
 def test_the_lock_the_process_and_the_heartbeat_say_what_has_become_of_a_run(
-    is_held: bool, status: RunStatus | None, where: Whereabouts, age: float, life: Life
+    *, is_held: bool, status: RunStatus | None, where: Whereabouts, age: float, life: Life
 ) -> None:
     assert life_of(status, where, age, is_held=is_held) is life
 
@@ -488,7 +533,7 @@ def test_the_lock_the_process_and_the_heartbeat_say_what_has_become_of_a_run(
     ],
 )
 def test_a_process_is_here_only_in_this_boot_of_this_machine(
-    process: Process, is_alive: bool, where: Whereabouts
+    *, process: Process, is_alive: bool, where: Whereabouts
 ) -> None:
     assert where_is(process, Process(2, "here", "boot"), is_alive=is_alive) is where
 
@@ -558,10 +603,15 @@ def test_as_json_it_is_one_object_with_a_schema_and_an_exit_code(dest: Path) -> 
 
 def follow(*found: tuple[RunStatus | None, Life]) -> int:
     """Follow a run of which this is found, look by look; return how many looks it took."""
-    looks = iter(found)
-    shown: list[Any] = []
-    command.follow(lambda: next(looks), shown.append, lambda: None)
-    return len(shown)
+    looks, shown, made = iter(found), list[command.Found](), list[command.Found]()
+
+    def find() -> tuple[RunStatus | None, Life]:
+        made.append(next(looks))
+        return made[-1]
+
+    command.follow(find, shown.append, lambda: None)
+    assert shown == made[:-1], "the end is left to the page"
+    return len(made)
 
 
 ANOTHER = replace(STATUS, started=time_of(NOW))
@@ -625,7 +675,8 @@ def said(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
 
 
 def test_a_run_is_seen_from_another_process_and_so_is_its_death(s3: ScriptedS3, tmp_path: Path) -> None:
-    dest, never = tmp_path / "nccid", threading.Event()
+    dest, reached, never = tmp_path / "nccid", threading.Event(), threading.Event()
+    s3.script("get", Do(reached.set, Hold(never)), after=10)
     s3.script("get", Hold(never), after=10, count=None)
     watch = started("--watch", "--dest", dest)
     assert watch.stdout is not None
@@ -633,17 +684,24 @@ def test_a_run_is_seen_from_another_process_and_so_is_its_death(s3: ScriptedS3, 
     assert not dest.exists()
     child = Child(s3, dest)
     try:
-        assert next(text for text in watch.stdout if "goes on" in text).startswith(f"A run goes on: all, process {child.pid} on")
+        assert next(text for text in watch.stdout if "goes on" in text).startswith(
+            f"A run goes on: all, process {child.pid} on"
+        )
         code, out, err = said(started("--format", "json", "--dest", dest))
         told = json.loads(out)
         assert (code, err, told["run"]["life"], told["journal"]) == (0, "", "running", "in use")
         assert told["run"]["process"]["pid"] == child.pid
+        assert reached.wait(60)
         child.signal(signal.SIGKILL)
         child.process.communicate(timeout=60)
         code, out, err = said(watch)
         assert (code, err) == (0, "")
-        assert "is gone: it was killed" in out
-        assert "Incomplete: its journal was left open; the last run did not come to its end." in out.replace("\n", " ")
+        assert "is gone: it was killed" in out.replace("\n", " ")
+        assert "the last run did not come to its end. To go on:" in out.replace("\n", " ")
+        told = json.loads(said(started("--format", "json", "--dest", dest))[1])
+        assert (told["run"]["life"], told["journal"], told["complete"]) == ("gone", "left open", False)
+        part = told["parts"]["data"]
+        assert (part["listed"]["objects"], part["in_place"]["objects"]) == (20, len(records(dest)))
         assert out.endswith(f"\n  nccid-fetch all --dest {dest}\n")
     finally:
         never.set()

@@ -124,10 +124,8 @@ def follow(find: Callable[[], Found], show_: Callable[[Found], None], pause: Cal
     """
     before, life = found = find()
     goes_on = life in {Life.RUNNING, Life.SILENT}
-    while True:
+    while not goes_on or life.goes_on:
         show_(found)
-        if goes_on and not life.goes_on:
-            return
         pause()
         status, life = found = find()
         is_another = status is not None and (before is None or not status.is_of_the_same_run(before))
