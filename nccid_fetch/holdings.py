@@ -141,7 +141,7 @@ def read_holdings(dest: Path) -> Holdings | None:
                 return None
             raise
         return holdings if _stamp(path) == before else None
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (sqlite3.DatabaseError, OSError) as error:
         raise DestinationError(

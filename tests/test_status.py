@@ -21,7 +21,7 @@ from nccid_fetch import statusfile
 from nccid_fetch.cli import status as command
 from nccid_fetch.cli.publishing import published
 from nccid_fetch.cli.statuspage import Look, as_dict, page
-from nccid_fetch.errors import DestinationError, DestinationFullError, Reason, UsageError
+from nccid_fetch.errors import DestinationBusyError, DestinationError, DestinationFullError, Reason, UsageError
 from nccid_fetch.events import DestinationOpened, LastListed, RoomShort
 from nccid_fetch.holdings import JournalState, count_quarantine, journal_state, read_holdings
 from nccid_fetch.journal import Journal
@@ -153,6 +153,7 @@ def listed(dest: Path) -> dict[str, Listed]:
     return holdings.listed
 
 
+@pytest.mark.usefixtures("no_pauses")
 def test_a_listing_that_breaks_off_leaves_what_was_listed_before(s3: ScriptedS3, tmp_path: Path) -> None:
     dest = tmp_path / "nccid"
     fetch(s3, dest)
@@ -543,6 +544,29 @@ def test_a_process_is_alive_where_its_number_is_one() -> None:
     assert [statusfile.is_alive(Process(pid, "h", None)) for pid in numbers] == [True, False, False, False, False]
 
 
+def test_who_has_the_journal_is_seen_from_another_process_and_stays_so(dest: Path) -> None:
+    fill(dest)
+    code = f"""
+import sys
+from pathlib import Path
+from nccid_fetch.journal import Journal
+journal = Journal.open(Path(sys.argv[1]), bucket={BUCKET!r}, group="training")
+print("held", flush=True)
+sys.stdin.read()
+"""
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(dest)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    assert statusfile.is_held(dest)
+    with pytest.raises(DestinationBusyError):
+        Journal.open(dest, bucket=BUCKET, group="training")
+    holder.communicate("", timeout=60)
+    assert not statusfile.is_held(dest)
+    assert not statusfile.is_held(dest / "nowhere")
+
+
 # ---- The page
 
 
@@ -596,6 +620,44 @@ def test_as_json_it_is_one_object_with_a_schema_and_an_exit_code(dest: Path) -> 
     assert told["parts"]["ct"]["missing"] == 2
     assert told["parts"]["xray"]["listed"] is None
     assert told["run"]["life"] == "ended"
+
+
+def shown(dest: Path, capsys: pytest.CaptureFixture[str], form: str = "auto") -> str:
+    command.show({"dest": dest, "format_": form, "watch": False})
+    return capsys.readouterr().out
+
+
+def test_the_command_shows_a_page_or_an_object_or_nothing(dest: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fill(dest)
+    assert shown(dest, capsys).startswith(f"{BUCKET}/training -> {dest}\n")
+    assert json.loads(shown(dest, capsys, "json"))["dest"] == str(dest)
+    assert shown(dest, capsys, "quiet") == ""
+
+
+@pytest.mark.parametrize("kind", ["missing", "without a state folder", "with an empty one", "a file"])
+def test_what_is_no_destination_is_2_with_a_next_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    dest = tmp_path / "dest"
+    if kind == "a file":
+        dest.write_text("")
+    elif kind != "missing":
+        (dest / STATE_FOLDER if "empty" in kind else dest).mkdir(parents=True)
+    with pytest.raises(UsageError, match="is no destination") as error:
+        shown(dest, capsys)
+    assert "--dest" in str(error.value.hint)
+
+
+def test_without_a_state_folder_there_is_no_status_and_with_a_status_alone_there_is_a_page(
+    dest: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_status(dest, ENDED, 0o600)
+    assert "Incomplete: it has no journal. To go on:" in shown(dest, capsys)
+
+
+def test_nothing_is_loaded_that_speaks_to_a_network_or_draws() -> None:
+    code = "import sys, nccid_fetch.cli.status; print({'aioboto3', 'botocore', 'aiohttp', 'pycurl', 'rich'} & {*sys.modules})"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 
 # ---- Following

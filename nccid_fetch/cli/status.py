@@ -14,6 +14,7 @@ import typer
 from nccid_fetch.errors import UsageError
 from nccid_fetch.holdings import JournalState, count_quarantine, journal_state, read_holdings
 from nccid_fetch.keys import printable
+from nccid_fetch.progress import Progress
 from nccid_fetch.status import Life, RunStatus, life_of, where_is
 from nccid_fetch.statusfile import age_of, is_alive, is_held, read_status, this_process
 
@@ -192,12 +193,18 @@ class _Block:
     def __init__(self, dest: Path) -> None:
         self._dest = dest
         self._found: Found = (None, Life.NONE)
+        self._progress: Progress | None = None
+        self._display = Display(self._read)
         self.refresh: Callable[[], None] = lambda: None
 
     def show(self, found: Found) -> None:
         """Show it now."""
         self._found = found
         self.refresh()
+
+    def _read(self) -> Progress:
+        assert self._progress is not None
+        return self._progress
 
     def render(self) -> "RenderableType":
         """Return what is to be seen."""
@@ -208,8 +215,8 @@ class _Block:
         text = Text(printable(_sentence(self._dest, self._found)))
         if status is None or life not in {Life.RUNNING, Life.SILENT}:
             return text
-        progress = status.progress
-        return Group(text, Display(lambda: progress).render())
+        self._progress = status.progress
+        return Group(text, self._display.render())
 
 
 class PlainLines:
