@@ -22,6 +22,8 @@ Schema, version 2 (times are milliseconds since the epoch, UTC)
     unflushed  run, boot, failed: a run that did not flush what it wrote, in which boot of the machine (null where
                that is not known), and whether it was a flush that failed. A failed flush makes the system's memory
                suspect for as long as that boot lasts
+    listing    part, objects, bytes, ended, is_whole, endpoint: what the last listing of a part that came to its end gave, before
+               any filter; where, and whether it is to be doubted. Older versions of this tool neither have nor mind it
     objects    a view of object for people: key, size, etag, modified, verified_by
 
 Version 1 knew only what was flushed: it had no `unflushed`, neither the column nor the table.
@@ -38,7 +40,8 @@ from typing import Any
 
 from .errors import DestinationBusyError, DestinationError, DestinationFullError, Reason, UsageError
 from .keys import STATE_FOLDER
-from .model import ETag, Record, VerifiedBy
+from .model import ETag, Listed, Record, VerifiedBy
+from .schema import LISTING, MIGRATION, SCHEMA, VERSION
 from .settings import Durability
 from .sqlitefile import (
     connect,
@@ -53,36 +56,8 @@ from .sqlitefile import (
     text_of,
 )
 
-VERSION = 2
 _MS = 1_000_000
 _FOLDERS_CACHED_MAX = 4096
-
-_SCHEMA = """
-CREATE TABLE identity (bucket TEXT NOT NULL, group_name TEXT NOT NULL, endpoint TEXT NOT NULL, created TEXT NOT NULL);
-CREATE TABLE folder (id INTEGER PRIMARY KEY, prefix TEXT NOT NULL UNIQUE);
-CREATE TABLE object (
-    folder INTEGER NOT NULL, name TEXT NOT NULL, size INTEGER NOT NULL, etag NOT NULL,
-    modified INTEGER NOT NULL, verified_by INTEGER NOT NULL, unflushed INTEGER NOT NULL DEFAULT 0,
-    PRIMARY KEY (folder, name)
-) WITHOUT ROWID;
-CREATE TABLE failure (key TEXT PRIMARY KEY, reason TEXT NOT NULL, message TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE twin (folded TEXT PRIMARY KEY, key TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE run (id INTEGER PRIMARY KEY, command TEXT NOT NULL, started TEXT NOT NULL, ended TEXT);
-CREATE TABLE unflushed (run INTEGER PRIMARY KEY, boot TEXT, failed INTEGER NOT NULL);
-CREATE VIEW objects AS SELECT
-    prefix || name AS key, size, iif(typeof(etag) = 'blob', lower(hex(etag)), etag) AS etag,
-    strftime('%Y-%m-%dT%H:%M:%SZ', modified / 1000, 'unixepoch') AS modified,
-    CASE verified_by WHEN 1 THEN 'md5' WHEN 2 THEN 'multipart_md5' WHEN 3 THEN 'checksum' ELSE 'size' END AS verified_by
-    FROM object JOIN folder ON folder.id = object.folder;
-"""
-
-_MIGRATION = {
-    1: """
-ALTER TABLE object ADD COLUMN unflushed INTEGER NOT NULL DEFAULT 0;
-CREATE TABLE unflushed (run INTEGER PRIMARY KEY, boot TEXT, failed INTEGER NOT NULL);
-"""
-}
-"""What makes the next version of each earlier one."""
 
 _ROWS = (
     "SELECT prefix || name, size, etag, modified, verified_by, unflushed"
@@ -199,7 +174,7 @@ class Journal:
             )
         execute, run_script = self._connection.execute, self._connection.executescript
         if version == 0:
-            run_script(f"BEGIN;{_SCHEMA}PRAGMA user_version={VERSION};COMMIT;")
+            run_script(f"BEGIN;{SCHEMA}PRAGMA user_version={VERSION};COMMIT;")
         owner = execute("SELECT bucket, group_name FROM identity").fetchone()
         if owner is not None and tuple(owner) != (bucket, group):
             raise UsageError(
@@ -207,10 +182,11 @@ class Journal:
                 hint="give every bucket and group a --dest of its own",
             )
         if 0 < version < VERSION:  # Only now: of what belongs to another, nothing is changed.
-            changes = "".join(_MIGRATION[step] for step in range(version, VERSION))
+            changes = "".join(MIGRATION[step] for step in range(version, VERSION))
             run_script(f"BEGIN;{changes}PRAGMA user_version={VERSION};COMMIT;")
         if owner is None:
             execute("INSERT INTO identity VALUES (?, ?, ?, ?)", (bucket, group, endpoint or "", now_text()))
+        execute(LISTING)
 
     def _look_for_doubt(self) -> None:
         """Find out which runs' records are in doubt. There are few such runs, and no record is looked at."""
@@ -244,6 +220,26 @@ class Journal:
         with self._telling():
             (objects,) = self._connection.execute(_COUNT, (prefix, f"{prefix[:-1]}0")).fetchone()
         return int(objects)
+
+    def listed(self) -> dict[str, Listed]:
+        """Return what was last listed of each part."""
+        with self._telling():
+            rows = self._connection.execute("SELECT part, objects, bytes, ended, is_whole FROM listing").fetchall()
+        return {part: Listed(objects, size, ended, bool(is_whole)) for part, objects, size, ended, is_whole in rows}
+
+    def note_listing(self, part: str, objects: int, size: int, *, is_whole: bool, endpoint: str) -> None:
+        """Remember what a listing of a part, which came to its end, gave.
+
+        Args:
+            part: The part.
+            objects: How many, whatever was wanted of them.
+            size: Their bytes.
+            is_whole: Whether there is no reason to doubt that it was all.
+            endpoint: Of whom it was asked.
+        """
+        row = (text_of(part), objects, size, now_text(), is_whole, endpoint)
+        with self._transaction():
+            self._connection.execute("INSERT OR REPLACE INTO listing VALUES (?, ?, ?, ?, ?, ?)", row)
 
     def _rows(self, folders: Mapping[str, Sequence[str]], rows_max: int) -> Iterable[tuple[Any, ...]]:
         """Return the rows of these names in these folders, and some of their neighbours."""

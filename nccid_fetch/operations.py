@@ -17,7 +17,7 @@ from .diagnosis import check_dest, destination_error, space_of
 from .disk import THREADS_MAX, Disk
 from .durability import boot_id
 from .errors import AccessError, DestinationFullError, UsageError
-from .events import PartsKnown, RemoteFound, Report, RoomFound
+from .events import DestinationOpened, LastListed, PartsKnown, RemoteFound, Report, RoomFound
 from .governor import Governor
 from .journal import Journal
 from .keys import key_filter
@@ -112,17 +112,10 @@ async def _fetch(
             )
             assert journal is not None
             stack.enter_context(closing(journal))
-        try:
-            destination.staging.clear()
-            report.free = space_of(settings.dest)
-            report(RoomFound(*report.free))
-        except OSError as error:
-            raise destination_error(error, settings.dest) from error
+        _make_ready(destination, journal, settings, report)
         stack.callback(_clear_quietly, destination)
-        destination.reserve.take()
-        destination.distrusts_cache = journal.distrusts_cache
-        if journal.remote is not None:
-            report(RemoteFound(journal.remote))
+        if plan_file is None and not settings.include and not settings.exclude:
+            report(LastListed({part: listed for part, listed in journal.listed().items() if part in parts}))
         prefixes = [warehouse.part_prefix(source.group, part) for part in parts]
         stack.enter_context(journal.run(command, prefixes, settings.durability))
         disk = stack.enter_context(Disk(min(settings.concurrency_max + 2, THREADS_MAX)))
@@ -140,6 +133,7 @@ async def _fetch(
             settings.dest,
             settings.require_verified,
             lists=plan_file is None,
+            endpoint=session.endpoint,
         )
         reference = ReferenceReader(session)
         slots = Slots(settings.concurrency_max)
@@ -218,6 +212,25 @@ async def plan(source: Source, settings: Settings, report: Report, *, clock: Clo
             settings.dest,
         )
         await plan_all(_all_listed(listing, source, parts), planner)
+
+
+def _make_ready(destination: Destination, journal: Journal, settings: Settings, report: Room) -> None:
+    """Clear what an earlier run left behind, keep room back, and say what is known of the place.
+
+    Raises:
+        DestinationError: It cannot be worked in.
+    """
+    try:
+        destination.staging.clear()
+        report.free = space_of(settings.dest)
+    except OSError as error:
+        raise destination_error(error, settings.dest) from error
+    report(RoomFound(*report.free))
+    destination.reserve.take()
+    destination.distrusts_cache = journal.distrusts_cache
+    report(DestinationOpened())
+    if journal.remote is not None:
+        report(RemoteFound(journal.remote))
 
 
 def _clear_quietly(destination: Destination) -> None:

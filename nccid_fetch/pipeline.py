@@ -13,7 +13,6 @@ raised ends all tasks. Whatever ends the run, what was verified by then is put i
 """
 
 import asyncio
-from collections import Counter
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -31,6 +30,7 @@ from .listing import Stream
 from .model import Check, Fetch, PartState, Refuse, RemoteObject, Skip
 from .planning import Planner
 from .stopping import Brake
+from .summary import Count
 from .tasks import loud
 from .transfer import Tools, check, fetch
 from .warehouse import part_of
@@ -267,7 +267,7 @@ async def _produce(
 
     When a part was given up meanwhile, each of its streams ends with the page that it has got.
     """
-    listed: Counter[str] = Counter()
+    listed: dict[str, Count] = {}
     breaks: list[ListingDeniedError | EndpointError] = []
 
     def is_given_up() -> bool:
@@ -279,7 +279,7 @@ async def _produce(
         try:
             async with aclosing(stream):
                 async for page in stream:
-                    listed.update(_counted(page, planner.group))
+                    _count(page, planner.group, listed)
                     decisions = await planner.plan(page, nesting)
                     due = [decision for decision in decisions if not isinstance(decision, Skip)]
                     breaker.has_proof |= len(due) < len(decisions)  # An earlier run had it.
@@ -300,7 +300,7 @@ async def _produce(
 
 
 async def _end_of(
-    part: str, listed: Counter[str], breaks: Sequence[ListingDeniedError | EndpointError], planner: Planner
+    part: str, listed: dict[str, Count], breaks: Sequence[ListingDeniedError | EndpointError], planner: Planner
 ) -> ListingEnded:
     """Say how a part's listing ended, given how many objects it had by part, and what broke it off."""
     if any(isinstance(error, ListingDeniedError) for error in breaks):
@@ -308,14 +308,17 @@ async def _end_of(
         return ListingEnded(part, state, "the credentials may not list it", denied=True)
     if breaks:
         return ListingEnded(part, PartState.FAILED, str(breaks[0]))
-    state = PartState.COMPLETE if part in listed else PartState.EMPTY
-    return ListingEnded(part, state, await planner.missing(part, listed[part]))
+    count = listed.get(part, Count())
+    doubt = await planner.missing(part, count.objects)
+    await planner.note_listing(part, count, is_whole=doubt is None)
+    return ListingEnded(part, PartState.COMPLETE if count.objects else PartState.EMPTY, doubt)
 
 
-def _counted(page: Sequence[RemoteObject], group: str) -> dict[str, int]:
-    """Return how many objects a page has, by their part, which is one. A marker of a folder is none."""
-    count = len(page) - sum(is_folder_marker(remote.key, remote.size) for remote in page if not remote.size)
-    return {part_of(page[0].key, group): count} if count else {}
+def _count(page: Sequence[RemoteObject], group: str, listed: dict[str, Count]) -> None:
+    """Count the objects of a page, which are of one part. A marker of a folder is none."""
+    objects = len(page) - sum(is_folder_marker(remote.key, remote.size) for remote in page if not remote.size)
+    if objects:
+        listed.setdefault(part_of(page[0].key, group), Count()).add(sum(remote.size for remote in page), objects)
 
 
 async def _work(

@@ -15,6 +15,7 @@ from .journal import Journal
 from .keys import fold, is_folder_marker, path_of
 from .model import Check, Decision, Fetch, LocalFile, Record, Refuse, RemoteObject, Skip, VerifiedBy
 from .settings import Existing
+from .summary import Count
 from .warehouse import part_of, part_prefix
 
 T = TypeVar("T")
@@ -39,6 +40,7 @@ class Planner:
         dest: The destination's path, for messages.
         require_verified: Only what is proved counts.
         lists: Whether pages are of the listing of whole parts, and not of a plan.
+        endpoint: Of whom the listing is asked, for the journal.
     """
 
     group: str
@@ -52,6 +54,7 @@ class Planner:
     dest: Path
     require_verified: bool = False
     lists: bool = True
+    endpoint: str = ""
 
     async def plan(self, objects: Sequence[RemoteObject], nesting: Nesting) -> list[Decision]:
         """Decide what each object of a page needs, and report the page.
@@ -100,6 +103,22 @@ class Planner:
             f"its listing counts {listed:,}, and {recorded:,} of its objects are in place: "
             "unless the bucket has lost some, it is not the whole; list again later"
         )
+
+    async def note_listing(self, part: str, listed: Count, *, is_whole: bool) -> None:
+        """Let the journal remember what the listing of a part, which came to its end, gave; not where nothing is written.
+
+        Args:
+            part: The part.
+            listed: All that is in it.
+            is_whole: Whether there is no reason to doubt that.
+        """
+        journal = self.journal
+        if journal is not None and self.lists and isinstance(self.tree, Destination):
+            await self.journal_thread.run(
+                lambda: journal.note_listing(
+                    part, listed.objects, listed.bytes, is_whole=is_whole, endpoint=self.endpoint
+                )
+            )
 
     def _sift(
         self, objects: Sequence[RemoteObject]

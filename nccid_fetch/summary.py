@@ -187,15 +187,13 @@ class Tally:
     @property
     def settled(self) -> Count:
         """What reached an end so far, skipped objects among them."""
-        return Count(
-            sum(part.settled.objects for part in self.parts.values()),
-            sum(part.settled.bytes for part in self.parts.values()),
-        )
+        parts = list(self.parts.values())  # In one step: others look on from threads of their own.
+        return Count(sum(part.settled.objects for part in parts), sum(part.settled.bytes for part in parts))
 
     @property
     def listing_is_complete(self) -> bool:
         """Whether every part's listing has ended, so that totals are final."""
-        return bool(self.parts) and all(part.state is not None for part in self.parts.values())
+        return bool(self.parts) and all(part.state is not None for part in list(self.parts.values()))
 
     @property
     def cut_short(self) -> Stopped | None:

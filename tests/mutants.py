@@ -1001,6 +1001,63 @@ GUARDS = (
         "                path.unlink()\n",
         "test_journal.py::test_a_damaged_journal_is_set_aside_and_made_anew",
     ),
+    # What others are told of a run, and what a destination holds.
+    Guard(
+        "status: a run that does not have the destination leaves the word of the one that has it",
+        "cli/publishing.py",
+        "    try:\n        yield listen\n",
+        "    publisher.begin()\n    try:\n        yield listen\n",
+        "test_status.py::test_a_run_that_never_had_the_destination_leaves_the_word_of_the_one_that_has_it",
+    ),
+    Guard(
+        "status: the end of a run leaves the word of the next one",
+        "statusfile.py",
+        "and found.is_of_the_same_run(self._last)",
+        "",
+        "test_status.py::test_the_end_is_written_unless_another_run_has_the_destination",
+    ),
+    Guard(
+        "status: a disk that takes none hurts no run",
+        "statusfile.py",
+        "        with suppress(OSError):\n            write_status(",
+        "        with suppress(KeyError):\n            write_status(",
+        "test_status.py::test_a_disk_that_takes_no_status_hurts_nobody",
+    ),
+    Guard(
+        "status: none is read through a link",
+        "statusfile.py",
+        "os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK",
+        "os.O_RDONLY | os.O_NONBLOCK",
+        "test_status.py::test_no_status_is_read_through_a_link_or_from_what_is_no_file",
+    ),
+    Guard(
+        "status: who has the journal is asked of the kernel",
+        "statusfile.py",
+        "!= fcntl.F_UNLCK",
+        "== -1",
+        "test_status.py::test_who_has_the_journal_is_seen_from_another_process_and_stays_so",
+    ),
+    Guard(
+        "status: what was read while a run began is nothing",
+        "holdings.py",
+        "return holdings if _stamp(path) == before else None",
+        "return holdings",
+        "test_status.py::test_a_run_that_begins_while_one_reads_makes_what_was_read_nothing",
+    ),
+    Guard(
+        "status: no run is turned away by whoever reads",
+        "holdings.py",
+        "?mode=ro&immutable=1",
+        "?mode=ro",
+        "test_status.py::test_a_run_that_begins_while_one_reads_makes_what_was_read_nothing",
+    ),
+    Guard(
+        "a plan that is carried out is not taken for a listing",
+        "planning.py",
+        "if journal is not None and self.lists and isinstance(self.tree, Destination):",
+        "if journal is not None and isinstance(self.tree, Destination):",
+        "test_status.py::test_a_plan_that_is_carried_out_is_no_listing",
+    ),
     # What is said.
     Guard(
         "printable: notes and errors cannot speak to a terminal",

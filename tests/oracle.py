@@ -167,7 +167,7 @@ def check_tree(  # noqa: C901 - one invariant after the other; each file is read
     if not killed and not power_lost:
         assert list((state / "staged").iterdir()) == [], "a staged file is left"
         left = {path.name for path in state.iterdir()}
-        assert left <= {"journal.sqlite", "staged", "quarantine"}, f"{left} is left in the state folder"
+        assert left <= {"journal.sqlite", "staged", "quarantine", "status.json"}, f"{left} is left in the state folder"
     return set(recorded) if power_lost else present
 
 

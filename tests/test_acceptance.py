@@ -231,4 +231,8 @@ def test_ten_kills_and_one_last_run_leave_the_right_tree_and_no_stray_file(sourc
     assert {path: file.read_bytes() for path, file in _files(dest).items()} == {
         path: file.read_bytes() for path, file in source.files.items()
     }
-    assert sorted(path.name for path in (dest / ".nccid-fetch").rglob("*")) == ["journal.sqlite", "staged"]
+    assert sorted(path.name for path in (dest / ".nccid-fetch").rglob("*")) == [
+        "journal.sqlite",
+        "staged",
+        "status.json",
+    ]

@@ -19,8 +19,8 @@ LINES_MAX = 450
 # `nccid_fetch` itself is the door: it names what is public, loads it when it is asked for, and has no rank.
 RANKS = (
     (
-        *("adaptive", "clock", "digests", "disk", "errors", "filesystem", "reserve", "slots", "tasks"),
-        *("units", "warehouse"),
+        *("adaptive", "clock", "digests", "disk", "errors", "filesystem", "reserve", "schema", "slots"),
+        *("tasks", "units", "warehouse"),
         *("cli", "cli.awsfiles", "cli.help", "cli.signals", "demo.clinical", "store", "store.pace"),
         *("store.signing",),
     ),
@@ -38,20 +38,29 @@ RANKS = (
         *("cli.usage", "demo.server"),
     ),
     (
-        *("admission", "commit", "planning", "progress"),
+        *("admission", "commit", "holdings", "planning", "progress"),
         *("store.session",),
     ),
-    ("cli.output", "store.fast", "store.pages", "store.reference"),
     (
-        *("listing", "proof"),
+        *("status",),
+        *("cli.output", "store.fast", "store.pages", "store.reference"),
+    ),
+    (
+        *("listing", "proof", "statusfile"),
         *("cli.block", "cli.closing", "cli.config", "cli.strays"),
     ),
     (
         *("transfer",),
-        *("cli.display", "cli.runner"),
+        *("cli.display", "cli.publishing", "cli.runner"),
     ),
-    ("pipeline",),
-    ("operations",),
+    (
+        *("pipeline",),
+        *("cli.statuspage",),
+    ),
+    (
+        *("operations",),
+        *("cli.status",),
+    ),
     (
         *("api",),
         *("cli.fetching", "cli.listing"),
@@ -77,7 +86,7 @@ PURE = (
         "decisions",
         "shards",
     ),
-    *("events", "room", "summary", "progress"),
+    *("events", "room", "summary", "progress", "status"),
 )
 """Values in, values out: no clock, no chance, no disk, no network, no loop. `store.protocol` is types alone."""
 IMPURE = {

@@ -113,13 +113,13 @@ def test_on_a_disk_that_fills_up_what_fits_stays_and_the_next_run_fetches_the_re
     if short_of == "files":
         assert re.search(r"and \d files are left", full["said"])
     assert full["staged"] == []
-    assert full["state"] == ["journal.sqlite", "staged"]
+    assert full["state"] == ["journal.sqlite", "staged", "status.json"]
     assert full["files"] == full["recorded"], "the journal had room for what is in place"
     assert len(full["files"]) == count - left > count // 4
     assert (well["code"], well["files"], well["recorded"]) == (0, keys, keys)
     assert well["summary"]["skipped"]["objects"] == count - left
     assert well["summary"]["fetched"]["objects"] == left
-    assert well["state"] == ["journal.sqlite", "staged"]
+    assert well["state"] == ["journal.sqlite", "staged", "status.json"]
 
 
 UNMOUNTED = """

@@ -54,7 +54,10 @@ def test_a_run_that_is_killed_again_and_again_comes_to_the_right_tree(s3: Script
     s3.script("get", Do(lambda: strays.append(stray.exists())))
     lives.go_on()
     assert strays == [False], "room is made before anything is fetched"
-    assert {path.name for path in (lives.dest / ".nccid-fetch").iterdir() if path.is_file()} == {"journal.sqlite"}
+    assert {path.name for path in (lives.dest / ".nccid-fetch").iterdir() if path.is_file()} == {
+        "journal.sqlite",
+        "status.json",
+    }
     assert lives.figures.fetched < OBJECTS
 
 

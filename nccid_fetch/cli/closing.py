@@ -14,17 +14,11 @@ from nccid_fetch.keys import printable
 from nccid_fetch.model import PartState, VerifiedBy
 from nccid_fetch.summary import REFUSALS, Count, PartTally, Summary, Tally
 
-from .output import columns_of, objects_text, size_text, time_text
+from .output import PROOFS, columns, objects_text, size_text, time_text
 
 KEYS_SHOWN = 3
 """Of each reason; the journal has them all."""
 _LABEL_WIDTH = 10
-_PROOFS = {
-    VerifiedBy.MD5: "MD5",
-    VerifiedBy.MULTIPART_MD5: "multipart MD5",
-    VerifiedBy.CHECKSUM: "checksum",
-    VerifiedBy.SIZE: "size alone",
-}
 _EVERY_BYTE = "every byte was compared with the digest that the bucket has of it"
 _SIZE_ALONE = "by size alone: as long as it should be, and no more is known of it"
 _WHAT_NOW = {
@@ -60,7 +54,7 @@ def summary_text(summary: Summary, command_line: str) -> str:
         summary: The end of the run.
         command_line: What was typed, so that it can be typed again.
     """
-    sections = [[headline(summary)], list(_circumstances(summary)), list(columns_of(_table(summary)))]
+    sections = [[headline(summary)], list(_circumstances(summary)), list(columns(_table(summary)))]
     sections += [list(_plan(summary) if summary.planned else _account(summary))]
     sections += [list(_failures(summary.tally)), list(_next(summary, command_line))]
     return "\n\n".join("\n".join(section) for section in sections if section)
@@ -98,7 +92,7 @@ def _how_proved(tally: Tally) -> str:
     if VerifiedBy.SIZE in kinds:
         how = f"{tally.verified[VerifiedBy.SIZE]:,} known by size alone"
         return how if not tally.skipped.objects else f"{how}, {tally.skipped.objects:,} in place already"
-    how = f"proved by {_PROOFS[kinds[0]]}" if len(kinds) == 1 else "proved"
+    how = f"proved by {PROOFS[kinds[0]]}" if len(kinds) == 1 else "proved"
     if not tally.skipped.objects:
         return f"all {how}"
     return f"{sum(tally.verified.values()):,} {how}, {tally.skipped.objects:,} in place already"
@@ -173,7 +167,7 @@ def _account(summary: Summary) -> Iterator[str]:
     if tally.adopted.objects:
         yield _line("adopted", f"{_amount(tally.adopted)} (found in place and proved, not downloaded)")
     yield _line("skipped", f"{_amount(tally.skipped)} (recorded and unchanged)")
-    proofs = [f"{tally.verified[proof]:,} by {_PROOFS[proof]}" for proof in VerifiedBy if tally.verified[proof]]
+    proofs = [f"{tally.verified[proof]:,} by {PROOFS[proof]}" for proof in VerifiedBy if tally.verified[proof]]
     if proofs:
         yield _line("verified", ", ".join(proofs))
     if sum(tally.verified.values()) > tally.verified[VerifiedBy.SIZE]:

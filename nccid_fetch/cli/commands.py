@@ -13,7 +13,7 @@ import typer
 from nccid_fetch.errors import UsageError
 
 from . import completion, options
-from .help import FETCH, LOOK_FIRST, SET_UP, Command, Group
+from .help import AFTERWARDS, FETCH, LOOK_FIRST, SET_UP, Command, Group
 
 app = typer.Typer(
     name=completion.PROGRAM,
@@ -173,6 +173,24 @@ def plan(values: options.Values) -> None:
 def ls(values: options.Values) -> None:
     """List the objects under a prefix of the group."""
     from .listing import show  # noqa: PLC0415
+
+    with _ending(values):
+        show(values)
+
+
+@_command(
+    "status",
+    AFTERWARDS,
+    """
+    nccid-fetch status --dest /data/nccid
+    nccid-fetch status --watch --dest /data/nccid
+    nccid-fetch status --format json --dest /data/nccid
+    """,
+)
+@options.takes({"watch": (options.Watch, False), "dest": options.SELECT["dest"]}, options.OUTPUT)
+def status(values: options.Values) -> None:
+    """Say what DEST holds against what was last listed, and how the run over it goes. Needs no network."""
+    from .status import show  # noqa: PLC0415
 
     with _ending(values):
         show(values)

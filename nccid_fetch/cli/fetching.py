@@ -3,7 +3,7 @@
 import os
 import shlex
 import stat
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -23,10 +23,8 @@ from nccid_fetch.events import (
     ListingRetrying,
     PagePlanned,
     Released,
-    RemoteFound,
     Report,
     Retrying,
-    RoomShort,
     Stopped,
 )
 from nccid_fetch.planfile import write_decision, write_header
@@ -37,7 +35,8 @@ from . import options
 from .closing import print_summary
 from .display import shown
 from .options import Format
-from .output import limit_text, note, note_hold, note_outcome, print_json, size_text
+from .output import limit_text, note, note_hold, note_outcome, print_json
+from .publishing import published, warning_of
 from .runner import raise_descriptor_limit, run
 
 Work = Callable[[Report], Coroutine[Any, Any, None]]
@@ -66,7 +65,9 @@ def fetch(command: str, values: options.Values) -> None:
     async def work(report: Report) -> None:
         await operations.fetch(source, settings, report, command=command, plan_file=plan_file)
 
-    _run(command, values, source, settings, work, planned=False)
+    tally = Tally()
+    with published(command, source, settings, tally) as publish:
+        _run(command, values, source, settings, work, tally=tally, listeners=(publish,), planned=False)
 
 
 def _within_limits(settings: Settings, *, quiet: bool) -> Settings:
@@ -110,7 +111,7 @@ def plan(command: str, values: options.Values) -> None:
         async def work(report: Report) -> None:
             await operations.plan(source, settings, _also_written(report, out))
 
-        _run(command, values, source, settings, work, planned=True)
+        _run(command, values, source, settings, work, tally=Tally(), planned=True)
 
 
 @contextmanager
@@ -158,14 +159,22 @@ def _also_written(report: Report, out: TextIO | None) -> Report:
 
 
 def _run(
-    command: str, values: options.Values, source: Source, settings: Settings, work: Work, *, planned: bool
+    command: str,
+    values: options.Values,
+    source: Source,
+    settings: Settings,
+    work: Work,
+    *,
+    tally: Tally,
+    listeners: Sequence[Report] = (),
+    planned: bool,
 ) -> None:
-    tally = Tally()
     spoken = Format(values["format_"])
     quiet = spoken in {Format.QUIET, Format.JSON}
     report = _also_told(tally) if values["verbose"] else tally
     if spoken is not Format.QUIET:
         report = _warned(report)
+    report = _all_told(report, listeners)
     started = datetime.now(UTC)
     error: Exception | None = None
 
@@ -198,19 +207,23 @@ def _run(
     raise typer.Exit(code)
 
 
+def _all_told(report: Report, listeners: Sequence[Report]) -> Report:
+    """Let others hear what happens, too."""
+
+    def listen(event: Event) -> None:
+        for listener in listeners:
+            listener(event)
+        report(event)
+
+    return listen
+
+
 def _warned(report: Report) -> Report:
     """Say on stderr what may go wrong with the destination, as soon as it is known."""
 
     def listen(event: Event) -> None:
-        match event:
-            case RoomShort(needed_bytes, needed_files, free_bytes, free_files):
-                files = "" if free_files is None else f" and {free_files:,} files"
-                note(
-                    f"warning: what is planned so far takes {size_text(needed_bytes)} in {needed_files:,} files, and"
-                    f" {size_text(free_bytes)}{files} are free; the run goes on until there is no more room"
-                )
-            case RemoteFound(name):
-                note(f"note: the destination is on {name}, where locks may not hold: start no second run over it")
+        if (warning := warning_of(event)) is not None:
+            note(warning)
         report(event)
 
     return listen

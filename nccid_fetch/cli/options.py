@@ -243,6 +243,9 @@ Debug = Annotated[bool, _option("--debug", _TELL, "Show a traceback with an erro
 PlanOutput = Annotated[
     Path | None, _option("--output", _TELL, "Write the plan to a file, as JSON lines.", parser=_path, metavar="FILE")
 ]
+Watch = Annotated[
+    bool, _option("--watch", _TELL, "Follow a run from another terminal until it ends; wait for one if there is none.")
+]
 OnlySummary = Annotated[bool, _option("--summary", _TELL, "Objects and bytes per part.")]
 
 Parts = Annotated[

@@ -88,17 +88,25 @@ def print_json(value: dict[str, Any]) -> None:
 
 def print_table(rows: list[tuple[str, ...]], out: TextIO | None = None) -> None:
     """Write rows of text in columns; the first row is the heading, all columns but the first are numbers."""
-    for line in columns_of(rows):
-        print(line, file=out or sys.stdout)
+    for text in columns(rows):
+        print(text, file=out or sys.stdout)
 
 
-def columns_of(rows: list[tuple[str, ...]]) -> Iterator[str]:
-    """Yield rows of text as lines, one column under the other."""
+def columns(rows: list[tuple[str, ...]]) -> Iterator[str]:
+    """Yield rows of text as lines of columns."""
     rows = [tuple(map(printable, row)) for row in rows]  # The names of parts are a server's words as well.
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
         yield "  ".join(cells).rstrip()
+
+
+PROOFS = {
+    VerifiedBy.MD5: "MD5",
+    VerifiedBy.MULTIPART_MD5: "multipart MD5",
+    VerifiedBy.CHECKSUM: "checksum",
+    VerifiedBy.SIZE: "size alone",
+}
 
 
 def note_outcome(summary: Summary, *, quiet: bool, raised: bool) -> None:
