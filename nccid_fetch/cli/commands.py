@@ -131,6 +131,21 @@ def ls(values: options.Values) -> None:
         show(values)
 
 
+@app.command("doctor")
+@options.takes({"dest": options.SELECT["dest"]}, options.SOURCE, options.OUTPUT)
+def doctor(values: options.Values) -> None:
+    """Find out whether a run will work, and what to do if not.
+
+    Looks at access part by part, endpoint, clock, disk, permissions and journal, and changes nothing.
+
+    Example: nccid-fetch doctor --profile nccid --dest /data/nccid
+    """
+    from .doctor import show  # noqa: PLC0415
+
+    with _ending(values):
+        show(values)
+
+
 @app.command("demo")
 @options.takes({"serve": (options.Serve, False), "dest": (options.DemoDest, None)}, options.OUTPUT)
 def demo(values: options.Values) -> None:

@@ -96,6 +96,11 @@ class Session:
         """The host that is asked, for messages."""
         return urlsplit(self.base_url).netloc
 
+    @property
+    def provided(self) -> Any:  # noqa: ANN401 - botocore has no types.
+        """The credentials as botocore has them, which know where they came from and when they end; None without any."""
+        return self._credentials
+
     async def credentials(self) -> ReadOnlyCredentials | None:
         """Return the present credentials, refreshed if they are due; None when requests are not signed.
 
@@ -121,7 +126,7 @@ class Session:
         if self._credentials is None:
             return False
         try:
-            fresh = await _load_credentials(_core(self.source))
+            fresh = await _load_credentials(core_of(self.source))
             after = await fresh.get_frozen_credentials()
         except _CREDENTIAL_FAILURES as error:
             raise _no_credentials(error) from None
@@ -192,12 +197,12 @@ async def open_session(
         UsageError: The profile or the endpoint is not one.
     """
     try:
-        core = _core(source)
+        core = core_of(source)
         session = aioboto3.Session(botocore_session=core)
         region = source.region or session.region_name or warehouse.REGION
         credentials = None
         if not source.no_sign_request:
-            found = await _load_credentials(_core(source))  # Not by this one, which would keep them.
+            found = await _load_credentials(core_of(source))  # Not by this one, which would keep them.
             credentials = _Current(found, await found.get_frozen_credentials())
             core.register_component("credential_provider", credentials)
     except ProfileNotFound as error:
@@ -318,7 +323,7 @@ def _leave_proof_to_us(params: dict[str, Any], **_: Any) -> None:  # noqa: ANN40
     params["context"].get("checksum", {}).pop("response_algorithms", None)
 
 
-def _core(source: Source) -> aiobotocore.session.AioSession:
+def core_of(source: Source) -> aiobotocore.session.AioSession:
     """Return a botocore session, which has read nothing yet."""
     core = aiobotocore.session.AioSession(profile=source.profile)
     # boto3 reads AWS_DEFAULT_REGION alone; the AWS CLI v2, and our contract, know AWS_REGION as well.
