@@ -85,7 +85,7 @@ def page(examination: Examination, width: int | None) -> Iterator[str]:
         for finding in findings:
             yield from _lines(finding, what_width, width)
     yield ""
-    yield printable(f"{examination.verdict[0].upper()}{examination.verdict[1:]}.")
+    yield printable(f"{examination.verdict[0].upper()}{examination.verdict[1:]}")
 
 
 def _whence(source: Source) -> str:
@@ -106,7 +106,7 @@ def _lines(finding: Finding, what_width: int, width: int | None) -> Iterator[str
         first, *more = _broken(f"hint: {printable(finding.hint)}", len(indent), width)
         yield from (f"{indent}{line}" for line in (first, *(f"      {line}" for line in more)))
     if finding.command:
-        yield f"{indent}type: {printable(finding.command)}"  # In one piece, to be copied.
+        yield f"{indent}next: {printable(finding.command)}"  # In one piece, to be copied.
 
 
 def _broken(text: str, taken: int, width: int | None) -> list[str]:

@@ -122,8 +122,8 @@ class Examination:
     def verdict(self) -> str:
         """Whether a run will work, in a sentence without a full stop."""
         if not self.problems:
-            fetched = [part.name for part in self.parts if part.listed is Access.GRANTED]
-            return f"ready: {again(self.source, self.dest, 'all')} fetches {', '.join(fetched)}"
+            count = sum(part.listed is Access.GRANTED for part in self.parts)
+            return f"ready to fetch {count} part{'' if count == 1 else 's'}: {again(self.source, self.dest, 'all')}"
         whats = list(dict.fromkeys(finding.what for finding in self.problems))
         return f"not ready: {' and '.join(filter(None, [', '.join(whats[:-1]), whats[-1]]))}"
 

@@ -29,7 +29,7 @@ from ..errors import (
     UntrustedError,
     WrongRegionError,
 )
-from ..settings import Source
+from ..settings import Source, is_loopback
 from ..store.identity import Identity
 from ..store.witness import Answered, Encryption
 from .findings import Access, Area, Finding, Part, State, again
@@ -38,6 +38,8 @@ CLOCK_SECONDS_MAX = 900.0
 """What S3 refuses."""
 CLOCK_SECONDS_NOTED = 60.0
 NIGHT_SECONDS = 12 * 3600.0
+_VARIABLES = "AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN"
+_CREDENTIALS_FILE = '"${AWS_SHARED_CREDENTIALS_FILE:-$HOME/.aws/credentials}"'
 _SET_CLOCK = "sudo timedatectl set-ntp true"
 _FROM = {
     "env": "the variables AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
@@ -133,37 +135,35 @@ def _with_port(host: str) -> str:
 
 def _renewal(asker: Asker, *, are_wrong: bool) -> tuple[str, str]:
     """Return how other credentials are had, in words and as a command: that depends on where these come from."""
-    name = shlex.quote(asker.profile or "nccid")
+    named = "" if asker.profile in {None, "default"} else f" --profile {shlex.quote(str(asker.profile))}"
     match asker.method:
         case "sso":
-            return "sign in again", f"aws sso login --profile {name}"
+            return "sign in again", f"aws sso login{named}"
         case "custom-process":
-            return "run the profile's credential_process by hand to see why", (
-                f"aws configure get credential_process --profile {name}"
-            )
-        case "env" if not are_wrong:
             return (
-                "those in the variables cannot renew themselves: export new ones, or let a profile do it (--profile)",
-                "unset AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN",
+                "run the profile's credential_process by hand to see why",
+                f"aws configure get credential_process{named}",
+            )
+        case "assume-role" | "assume-role-with-web-identity" | "container-role" | "iam-role":
+            return "see who you are, and ask whoever gave you the role", f"aws sts get-caller-identity{named}"
+        case "env" if are_wrong:
+            fresh = again(asker.source, asker.dest, "doctor", profile="nccid")
+            return (
+                "variables come before any profile that is not named: put the right key into one, and name it",
+                f"aws configure --profile nccid && {fresh}",
             )
         case "env":
             return (
-                "the variables AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY come before any profile but one that is named:"
-                " name one, with the right key in it",
-                f"aws configure --profile nccid && {again(asker.source, asker.dest, 'doctor', profile='nccid')}",
+                "no variable renews itself: export new ones, or unset them and let a profile do it",
+                f"unset {_VARIABLES}",
             )
-        case "assume-role" | "assume-role-with-web-identity" | "container-role" | "iam-role":
-            return "ask who you are, and whoever gave you the role", f"aws sts get-caller-identity --profile {name}"
         case "shared-credentials-file" | "config-file" if not are_wrong:
-            return (
-                f"fetch new ones from where they came from, and write them into profile {asker.profile}, the session"
-                " token as well",
-                f"aws configure --profile {name}",
-            )
+            return "put new ones in their place, with the new session token", f"${{EDITOR:-vi}} {_CREDENTIALS_FILE}"
+        case "shared-credentials-file" | "config-file":
+            return "give the profile the right keys, or choose another --profile", f"aws configure{named}"
         case _:
-            return (
-                "type the access key and the secret key again, as they were given to you, or choose another --profile",
-                f"aws configure --profile {name}",
+            return "put the keys that you were given into a profile, and name it (--profile)", (
+                f"aws configure{named or ' --profile nccid'}"
             )
 
 
@@ -187,7 +187,7 @@ def of_place(place: Place, encryption: Encryption | None, quickest: Answered | N
     yield _well("region", f"{place.region} ({place.region_origin})")
     if encryption is not None:
         yield _well("encryption", f"{encryption.version}, with a certificate by {encryption.issuer}")
-    elif not place.is_encrypted:
+    elif not place.is_encrypted and not is_loopback(urlsplit(place.url).hostname or ""):
         yield Finding(Area.SOURCE, "encryption", State.NOTE, "none: anyone on the way there could read the data")
     if quickest is not None and quickest.offset_seconds is not None:
         yield of_clock(quickest.offset_seconds)
