@@ -29,7 +29,7 @@ from .catalogue import fault
 from .servers.scripted import Do, Drop, Hold, Page, Redirect, ScriptedS3, Status
 
 SCRIPT = Path(sys.executable).parent / "nccid-fetch"
-COMMANDS = ("all", "get", "plan", "ls", "demo")
+COMMANDS = ("all", "get", "plan", "ls", "doctor", "demo")
 SUMMARY_FIELDS = [
     *("schema", "command", "bucket", "group", "dest", "started", "ended", "duration_seconds"),
     *("listed", "fetched", "adopted", "skipped", "refused", "failed", "verified", "parts", "failures", "exit_code"),

@@ -48,7 +48,7 @@ CREDENTIALS_SECONDS = 15.0
 """For whoever gives them: a program, single sign-on, the machine's role."""
 ANSWER_SECONDS = 15.0
 DISK_SECONDS = 15.0
-_ATTEMPTS = 2
+_ATTEMPTS = 1
 _CONNECTIONS = 8
 _MARKERS_MAX = 1000
 
@@ -85,9 +85,9 @@ async def examine(
 
 
 def _by_area(findings: Iterable[Finding]) -> list[Finding]:
-    """Return findings as they are read: what is about one thing side by side."""
+    """Return findings as they are read: what is about one thing side by side, and what several parts met said once."""
     areas = list(Area)
-    return sorted(findings, key=lambda finding: areas.index(finding.area))
+    return sorted(dict.fromkeys(findings), key=lambda finding: areas.index(finding.area))
 
 
 async def _destination(source: Source, dest: Path, open_files: int | None) -> list[Finding]:
