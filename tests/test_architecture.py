@@ -32,7 +32,17 @@ RANKS = (
             "tasks",
             "units",
         ),
-        *("cli", "cli.signals", "demo.clinical", "store", "store.pace", "store.signing", "doctor", "doctor.in_time"),
+        *(
+            "cli",
+            "cli.signals",
+            "demo.clinical",
+            "store",
+            "store.pace",
+            "store.programs",
+            "store.signing",
+            "doctor",
+            "doctor.in_time",
+        ),
     ),
     ("durability", "model", "keys", "retry", "settings", "sqlitefile", "demo", "store.reactor"),
     (

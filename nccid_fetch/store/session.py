@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import aioboto3
 import aiobotocore.session
+from aiobotocore.credentials import AioProcessProvider
 from botocore import UNSIGNED
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSPreparedRequest, AWSRequest
@@ -35,6 +36,7 @@ from ..errors import CredentialsError, UsageError
 from ..governor import Governor
 from ..keys import printable
 from ..settings import Source
+from . import programs
 from .strict import StrictConfig, StrictSession
 
 CONNECT_TIMEOUT_SECONDS = 10.0
@@ -336,6 +338,9 @@ def core_of(source: Source) -> aiobotocore.session.AioSession:
 
 async def _load_credentials(core: aiobotocore.session.AioSession) -> Any:  # noqa: ANN401 - botocore has no types.
     try:
+        for provider in core.get_component("credential_provider").providers:
+            if isinstance(provider, AioProcessProvider):
+                provider._popen = programs.start  # noqa: SLF001 - its own starts what nobody ends.
         credentials = await core.get_credentials()
         if credentials is not None:
             await credentials.get_frozen_credentials()  # Temporary ones are fetched now, or cannot be.
