@@ -101,7 +101,7 @@ class Destination(Tree):
         self.filled_up: OSError | None = None
         self.has_run_out = False
         self.distrusts_cache = False
-        self.folds = _folds_names(staging_fd)
+        self.folds = folds_names(staging_fd)
         self._settings = settings
         self._state_fd = state_fd
         self._flusher = _flusher(root_fd, settings.durability)
@@ -350,7 +350,7 @@ def _md5_at(folder_fd: int, name: str) -> str:
         os.close(descriptor)
 
 
-def _folds_names(folder_fd: int) -> bool:
+def folds_names(folder_fd: int) -> bool:
     """Find out whether the file system takes names for the same that differ in case or Unicode form."""
     probe = f"Probe-{os.urandom(6).hex()}-\u00e9"  # A name of its own: another run may be probing.
     os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder_fd))

@@ -37,7 +37,7 @@ def destination_error(error: OSError, dest: Path) -> DestinationError:
 
 def space_of(dest: Path) -> Space:
     """Return what is free where a destination is, or is to be."""
-    found = os.statvfs(_present(dest))
+    found = os.statvfs(nearest_present(dest))
     return Space(found.f_bavail * found.f_frsize, found.f_favail if found.f_files else None)
 
 
@@ -59,14 +59,14 @@ def _check_dest(dest: Path) -> None:
         raise UsageError(f"--dest {dest} is not a folder", hint="name a folder; it is made if it is missing")
     if dest.exists() and dest.samefile("/"):
         raise UsageError("--dest / is the whole file system", hint="name a folder of its own for the data")
-    present = _present(dest)
+    present = nearest_present(dest)
     if not present.is_dir():
         raise UsageError(f"--dest {dest}: {present} is not a folder", hint="name a folder; it is made if it is missing")
     if not os.access(present, os.W_OK | os.X_OK) or os.statvfs(present).f_flag & os.ST_RDONLY:
         raise DestinationError(f"{present} may not be written", hint="choose another --dest, or change its permissions")
 
 
-def _present(path: Path) -> Path:
+def nearest_present(path: Path) -> Path:
     """Return a path, or the nearest above it that is there."""
     present = path.absolute()
     while not present.exists():

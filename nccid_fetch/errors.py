@@ -6,11 +6,14 @@
     ├── RunError                        ends the run; carries an exit code and a hint
     │   ├── UsageError              2   an option, the configuration, a DEST of another bucket
     │   ├── AccessError             4   no, wrong or expired credentials; nothing may be listed
-    │   │   └── CredentialsError    4   credentials that may be others when they are read anew
+    │   │   ├── CredentialsError    4   credentials that may be others when they are read anew
+    │   │   ├── ClockError          4   this machine's clock is too far off for a signature to count
+    │   │   └── NoSuchBucketError   4   the endpoint knows no such bucket
     │   ├── EndpointError           5   cannot be reached, or answers nonsense
     │   │   ├── ListingError        5   a listing that breaks off, repeats or is not S3's
     │   │   ├── TokenRefusedError   5   a page cannot be gone on from; the listing can, from its last key
     │   │   └── RedirectRefusedError     5   the endpoint points elsewhere
+    │   │       └── WrongRegionError     5   to another region
     │   ├── DestinationError        9   full, read-only or broken
     │   │   └── DestinationFullError 9  full: no more bytes, or no more files
     │   └── DestinationBusyError    75  another run holds DEST
@@ -19,6 +22,7 @@
     │   ├── DigestMismatchError         a whole body that is not the object
     │   ├── ThrottledError              the server asks for patience
     │   ├── UnreachableError            no connection
+    │   │   └── UntrustedError          none that can be trusted
     │   └── RangeIgnoredError           a range was answered with something else: start anew
     ├── ListingDeniedError              this prefix may not be listed
     ├── RefusedError                    the fast transport says no; the reference path says why
@@ -92,6 +96,14 @@ class CredentialsError(AccessError):
         self.are_wrong = are_wrong
 
 
+class ClockError(AccessError):
+    """This machine's clock is too far from the server's: no signature of its counts."""
+
+
+class NoSuchBucketError(AccessError):
+    """The endpoint knows no bucket of this name."""
+
+
 class EndpointError(RunError):
     """The endpoint cannot be reached or answers nonsense."""
 
@@ -108,6 +120,20 @@ class TokenRefusedError(EndpointError):
 
 class RedirectRefusedError(EndpointError):
     """The endpoint answered with a redirect, which is never followed."""
+
+
+class WrongRegionError(RedirectRefusedError):
+    """The bucket is in another region than that which was asked.
+
+    Args:
+        message: What went wrong and where.
+        hint: The next step.
+        region: The bucket's region, which only the server knows.
+    """
+
+    def __init__(self, message: str, hint: str | None = None, *, region: str) -> None:
+        super().__init__(message, hint)
+        self.region = region
 
 
 class DestinationError(RunError):
@@ -163,6 +189,10 @@ class ThrottledError(TransientError):
 
 class UnreachableError(TransientError):
     """No connection to the endpoint. Worth another attempt during a run; the end of one that has not begun."""
+
+
+class UntrustedError(UnreachableError):
+    """The endpoint shows a certificate that is not trusted."""
 
 
 class RangeIgnoredError(TransientError):

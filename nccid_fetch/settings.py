@@ -66,7 +66,8 @@ class Transport(StrEnum):
     AIOBOTO3 = "aioboto3"
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Say whether a host is this machine."""
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:
@@ -124,7 +125,7 @@ class Source:
             raise UsageError(f"--endpoint-url {url!r} is not an http(s) URL", hint="for example https://s3.example.org")
         if parts.username or parts.password:
             raise UsageError("--endpoint-url has a name or a password in it", hint="credentials go into a profile")
-        if parts.scheme == "http" and not self.allow_http and not _is_loopback(parts.hostname):
+        if parts.scheme == "http" and not self.allow_http and not is_loopback(parts.hostname):
             raise UsageError(
                 f"--endpoint-url {parts.hostname} is not reached over https, so anyone on the way could read the data",
                 hint="use https://, or add --allow-http if you accept that",

@@ -21,8 +21,8 @@ RANKS = (
     (
         *("adaptive", "clock", "digests", "disk", "errors", "filesystem", "reserve", "schema", "slots"),
         *("tasks", "units", "warehouse"),
-        *("cli", "cli.awsfiles", "cli.help", "cli.signals", "demo.clinical", "store", "store.pace"),
-        *("store.signing",),
+        *("cli", "cli.awsfiles", "cli.help", "cli.signals", "demo.clinical", "doctor", "doctor.in_time"),
+        *("store", "store.pace", "store.programs", "store.signing"),
     ),
     (
         *("durability", "keys", "model", "retry", "settings", "sqlitefile"),
@@ -30,32 +30,33 @@ RANKS = (
     ),
     (
         *("decisions", "diagnosis", "events", "journal", "planfile", "shards", "staging", "walk"),
-        *("cli.options", "cli.origins", "demo.synthetic", "store.answers", "store.protocol"),
-        *("store.strict",),
+        *("cli.options", "cli.origins", "demo.synthetic", "doctor.findings", "store.answers"),
+        *("store.protocol", "store.strict"),
     ),
     (
         *("destination", "governor", "ranges", "room", "stopping", "summary"),
-        *("cli.usage", "demo.server"),
+        *("cli.usage", "demo.server", "doctor.records"),
     ),
     (
         *("admission", "commit", "holdings", "planning", "progress"),
-        *("store.session",),
+        *("doctor.premises", "store.session"),
     ),
     (
         *("status",),
-        *("cli.output", "store.fast", "store.pages", "store.reference"),
+        *("cli.output", "doctor.judge_destination", "store.fast", "store.identity", "store.pages"),
+        *("store.reference", "store.witness"),
     ),
     (
         *("listing", "proof", "statusfile"),
-        *("cli.block", "cli.closing", "cli.config", "cli.strays"),
+        *("cli.block", "cli.closing", "cli.config", "cli.strays", "doctor.judge_access"),
     ),
     (
         *("transfer",),
-        *("cli.display", "cli.publishing", "cli.runner"),
+        *("cli.display", "cli.publishing", "cli.runner", "doctor.examination"),
     ),
     (
         *("pipeline",),
-        *("cli.statuspage",),
+        *("cli.doctor", "cli.statuspage"),
     ),
     (
         *("operations",),
@@ -86,7 +87,7 @@ PURE = (
         "decisions",
         "shards",
     ),
-    *("events", "room", "summary", "progress", "status"),
+    *("events", "room", "summary", "progress", "status", "doctor.findings"),
 )
 """Values in, values out: no clock, no chance, no disk, no network, no loop. `store.protocol` is types alone."""
 IMPURE = {

@@ -30,7 +30,7 @@ from .docs import commands
 from .servers.scripted import Do, Drop, Hold, Page, Redirect, ScriptedS3, Status
 
 SCRIPT = Path(sys.executable).parent / "nccid-fetch"
-COMMANDS = ("all", "get", "plan", "ls", "status", "demo")
+COMMANDS = ("all", "get", "plan", "ls", "doctor", "status", "demo")
 SUMMARY_FIELDS = [
     *("schema", "command", "bucket", "group", "dest", "started", "ended", "duration_seconds"),
     *("listed", "fetched", "adopted", "skipped", "refused", "failed", "verified", "parts", "failures", "exit_code"),

@@ -179,6 +179,26 @@ def ls(values: options.Values) -> None:
 
 
 @_command(
+    "doctor",
+    LOOK_FIRST,
+    """
+    nccid-fetch doctor --profile nccid --dest /data/nccid
+    nccid-fetch doctor --format json --dest /data/nccid
+    """,
+)
+@options.takes({"dest": options.SELECT["dest"]}, options.SOURCE, options.OUTPUT)
+def doctor(values: options.Values) -> None:
+    """Find out whether a run will work, and what to do if not.
+
+    Looks at access part by part, endpoint, clock, disk, permissions and journal, and changes nothing.
+    """
+    from .doctor import show  # noqa: PLC0415
+
+    with _ending(values):
+        show(values)
+
+
+@_command(
     "status",
     AFTERWARDS,
     """

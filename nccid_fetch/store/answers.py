@@ -6,17 +6,19 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 from ..errors import (
-    AccessError,
+    ClockError,
     CredentialsError,
     EndpointError,
     ListingDeniedError,
     NccidFetchError,
+    NoSuchBucketError,
     ObjectError,
     Reason,
     RedirectRefusedError,
     ThrottledError,
     TokenRefusedError,
     TransientError,
+    WrongRegionError,
 )
 from ..keys import printable
 
@@ -62,7 +64,7 @@ def run_error(status: int, code: str, headers: Mapping[str, str], where: str) ->
     if 300 <= status < 400 or code in {"PermanentRedirect", "TemporaryRedirect"}:
         return _redirect(status, headers, where)
     if code in {"RequestTimeTooSkewed", "RequestExpired"}:
-        return AccessError(
+        return ClockError(
             f"this machine's clock is {_clock_offset(headers)} the server's",
             hint="set the clock (NTP), then run the same command again",
         )
@@ -75,7 +77,7 @@ def run_error(status: int, code: str, headers: Mapping[str, str], where: str) ->
             are_wrong=code not in EXPIRY_CODES,
         )
     if code == "NoSuchBucket":
-        return AccessError(f"there is no such bucket at {where}", hint="check --bucket and --endpoint-url")
+        return NoSuchBucketError(f"there is no such bucket at {where}", hint="check --bucket and --endpoint-url")
     if status == 429 or code in THROTTLE_CODES or (status == 503 and "retry-after" in headers):
         return ThrottledError(f"{where} asks to slow down ({status} {code})", _retry_after(headers))
     if status >= 500 or status == 408 or code in {"RequestTimeout", "InternalError"}:
@@ -146,9 +148,10 @@ def _redirect(status: int, headers: Mapping[str, str], where: str) -> NccidFetch
 
 def _wrong_region(region: str | None, where: str) -> EndpointError:
     if region:
-        return RedirectRefusedError(
+        return WrongRegionError(
             f"the bucket is in region {printable(region)}, and {where} was asked",
             hint=f"add --region {printable(region)}",
+            region=printable(region),
         )
     return EndpointError(f"{where} expects another region in the signature", hint="check --region")
 

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import aioboto3
 import aiobotocore.session
+from aiobotocore.credentials import AioProcessProvider
 from botocore import UNSIGNED
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSPreparedRequest, AWSRequest
@@ -35,6 +36,7 @@ from ..errors import CredentialsError, UsageError
 from ..governor import Governor
 from ..keys import printable
 from ..settings import Source
+from . import programs
 from .strict import StrictConfig, StrictSession
 
 CONNECT_TIMEOUT_SECONDS = 10.0
@@ -96,6 +98,11 @@ class Session:
         """The host that is asked, for messages."""
         return urlsplit(self.base_url).netloc
 
+    @property
+    def provided(self) -> Any:  # noqa: ANN401 - botocore has no types.
+        """The credentials as botocore has them, which know where they came from and when they end; None without any."""
+        return self._credentials
+
     async def credentials(self) -> ReadOnlyCredentials | None:
         """Return the present credentials, refreshed if they are due; None when requests are not signed.
 
@@ -121,7 +128,7 @@ class Session:
         if self._credentials is None:
             return False
         try:
-            fresh = await _load_credentials(_core(self.source))
+            fresh = await _load_credentials(core_of(self.source))
             after = await fresh.get_frozen_credentials()
         except _CREDENTIAL_FAILURES as error:
             raise _no_credentials(error) from None
@@ -192,12 +199,12 @@ async def open_session(
         UsageError: The profile or the endpoint is not one.
     """
     try:
-        core = _core(source)
+        core = core_of(source)
         session = aioboto3.Session(botocore_session=core)
         region = source.region or session.region_name or warehouse.REGION
         credentials = None
         if not source.no_sign_request:
-            found = await _load_credentials(_core(source))  # Not by this one, which would keep them.
+            found = await _load_credentials(core_of(source))  # Not by this one, which would keep them.
             credentials = _Current(found, await found.get_frozen_credentials())
             core.register_component("credential_provider", credentials)
     except ProfileNotFound as error:
@@ -318,7 +325,7 @@ def _leave_proof_to_us(params: dict[str, Any], **_: Any) -> None:  # noqa: ANN40
     params["context"].get("checksum", {}).pop("response_algorithms", None)
 
 
-def _core(source: Source) -> aiobotocore.session.AioSession:
+def core_of(source: Source) -> aiobotocore.session.AioSession:
     """Return a botocore session, which has read nothing yet."""
     core = aiobotocore.session.AioSession(profile=source.profile)
     # boto3 reads AWS_DEFAULT_REGION alone; the AWS CLI v2, and our contract, know AWS_REGION as well.
@@ -331,6 +338,9 @@ def _core(source: Source) -> aiobotocore.session.AioSession:
 
 async def _load_credentials(core: aiobotocore.session.AioSession) -> Any:  # noqa: ANN401 - botocore has no types.
     try:
+        for provider in core.get_component("credential_provider").providers:
+            if isinstance(provider, AioProcessProvider):
+                provider._popen = programs.start  # noqa: SLF001 - its own starts what nobody ends.
         credentials = await core.get_credentials()
         if credentials is not None:
             await credentials.get_frozen_credentials()  # Temporary ones are fetched now, or cannot be.

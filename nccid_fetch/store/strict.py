@@ -13,7 +13,7 @@ from aiohttp import ClientConnectorCertificateError
 from botocore.awsrequest import AWSPreparedRequest
 from botocore.exceptions import BotoCoreError
 
-from ..errors import UnreachableError
+from ..errors import UnreachableError, UntrustedError
 from ..keys import printable
 
 ERROR_BYTES_MAX = 64 << 10
@@ -118,7 +118,7 @@ def unreachable(error: BotoCoreError, endpoint: str) -> UnreachableError:
     cause = error.kwargs.get("error")
     if isinstance(cause, ClientConnectorCertificateError):
         why = printable(getattr(cause.certificate_error, "verify_message", "") or "it cannot be verified").rstrip(".")
-        return UnreachableError(
+        return UntrustedError(
             f"{endpoint} shows a certificate that is not trusted ({why}); if it is your own network's, AWS_CA_BUNDLE "
             "names the file of those to trust"
         )

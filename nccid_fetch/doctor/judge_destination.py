@@ -1,0 +1,257 @@
+"""What the destination's state means for a run: values in, findings out.
+
+=============================================  ============================================================
+What was seen                                  Then
+=============================================  ============================================================
+it is no folder, it cannot be written          problem
+less than 1 GB or 1,000 files are left         problem
+less than everything takes is left             note: hardly anybody fetches everything
+others may enter it                            problem: they are patients' data
+its group may                                  note: `--group-readable` asks for that
+it is on another machine, or folds names       note
+fewer files than 64 objects need may be open   note; fewer than one object needs: problem
+another run holds it, the journal is damaged   note: the next run waits, or mends it
+the journal is another bucket's, or newer      problem
+=============================================  ============================================================
+"""
+
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..keys import SEGMENT_BYTES_MAX
+from ..settings import OPEN_FILES_BESIDE, OPEN_FILES_PER_OBJECT, Settings, Source
+from .findings import Area, Finding, State, again
+from .premises import Premises
+from .records import Damaged, Healthy, Held, Newer
+
+EVERYTHING_BYTES, EVERYTHING_FILES = 3_300_000_000_000, 11_000_000
+"""What the whole warehouse takes, about."""
+BYTES_MIN = 1_000_000_000
+FILES_MIN = 1000
+_DESCRIPTORS = 8192
+"""What allows as many objects in flight as anybody asks for."""
+_DEFAULT = Path("nccid-data")
+_BY_OTHERS, _BY_GROUP = 0o007, 0o070
+
+
+def findings_of(seen: Premises, source: Source, dest: Path, open_files: int | None) -> Iterator[Finding]:
+    """Yield what is to be said of a destination.
+
+    Args:
+        seen: What its file system says.
+        source: Where from.
+        dest: Where to.
+        open_files: How many files this process may have open; None for any number.
+    """
+    if not seen.is_folder or seen.is_root:
+        yield _no_folder(seen, source, dest)
+        return
+    yield _folder(seen, dest)
+    yield from _space(seen, dest)
+    if seen.mode is not None:
+        yield _permissions(seen.mode, dest)
+    if seen.owner is not None:
+        yield _noted(
+            "owner",
+            f"{dest} belongs to {seen.owner}: files of theirs are left as they are, and fail",
+            "run it as that user, or give yourself the tree",
+            f'sudo chown -R "$USER" {_quoted(dest)}',
+        )
+    yield from _file_system(seen, source, dest)
+    yield _open_files(open_files)
+    yield _journal(seen, source, dest)
+
+
+def _no_folder(seen: Premises, source: Source, dest: Path) -> Finding:
+    why = "the whole file system" if seen.is_root else "not a folder"
+    what = dest if seen.is_root else seen.nearest
+    return _problem("folder", f"{what} is {why}", "name a folder of its own", again(source, _DEFAULT, "doctor"))
+
+
+def _folder(seen: Premises, dest: Path) -> Finding:
+    if seen.refusal is None or seen.is_full:
+        told = f"{dest} is there" if seen.is_there else f"{dest} will be made, for nobody but you"
+        return _well("folder", told if seen.is_full else f"{told}, and can be written")
+    if seen.is_read_only:
+        return _problem(
+            "folder",
+            f"{seen.nearest} is on a file system that is mounted read-only",
+            "mount it for writing, or choose another --dest",
+            f"findmnt --target {_quoted(seen.nearest)}",
+        )
+    return _problem(
+        "folder",
+        f"{seen.nearest} cannot be written: {seen.refusal}",
+        "change its permissions, or choose another --dest",
+        f"chmod u+rwx {_quoted(seen.nearest)}" if seen.owner is None else f"ls -ld {_quoted(seen.nearest)}",
+    )
+
+
+def _space(seen: Premises, dest: Path) -> Iterator[Finding]:
+    """Yield whether there is room: for anything, and for everything that is not there yet."""
+    have = seen.health if isinstance(seen.health, Healthy) else Healthy(bucket="", group="")
+    free = seen.space
+    if free.bytes < BYTES_MIN or seen.is_full:
+        quota = " and no more can be written (is it a quota?)" if free.bytes >= BYTES_MIN else ""
+        yield _problem(
+            "space",
+            f"{free.bytes / 1e9:,.3f} GB are free{quota}",
+            "make room, or choose another --dest; everything takes about 3.3 TB",
+            f"df -h {_quoted(seen.nearest)}",
+        )
+    elif free.bytes < EVERYTHING_BYTES - have.bytes:
+        yield _noted(
+            "space",
+            f"{free.bytes / 1e9:,.1f} GB are free, and everything takes about 3.3 TB",
+            "plan says how much what you want takes",
+            f"nccid-fetch plan --dest {_quoted(dest)}",
+        )
+    else:
+        yield _well("space", f"{free.bytes / 1e12:,.1f} TB are free, and everything takes about 3.3 TB")
+    if free.files is None:
+        return
+    if free.files < FILES_MIN:
+        yield _problem(
+            "files",
+            f"{free.files:,} more files (inodes) are possible",
+            "remove files that you do not need, or choose another --dest",
+            f"df -i {_quoted(seen.nearest)}",
+        )
+    elif free.files < EVERYTHING_FILES - have.objects:
+        yield _noted(
+            "files",
+            f"{free.files:,} more files (inodes) are possible, and everything is about 11 million",
+            "plan says how many what you want is",
+            f"nccid-fetch plan --dest {_quoted(dest)}",
+        )
+
+
+def _permissions(mode: int, dest: Path) -> Finding:
+    command = f"chmod 700 {_quoted(dest)}"
+    if mode & _BY_OTHERS:
+        return _problem(
+            "permissions",
+            f"{dest} is open to every user of this machine (mode {mode:o})",
+            "close it: they are patients' data",
+            command,
+        )
+    if mode & _BY_GROUP:
+        return _noted(
+            "permissions",
+            f"{dest} is open to its group (mode {mode:o})",
+            "close it, unless that is meant (--group-readable)",
+            command,
+        )
+    return _well("permissions", f"nobody else may enter {dest} (mode {mode:o})")
+
+
+def _file_system(seen: Premises, source: Source, dest: Path) -> Iterator[Finding]:
+    if seen.remote is not None:
+        yield _noted(
+            "file system",
+            f"it is {seen.remote}, where locks may not hold",
+            "start no second run over it; a local disk is faster and safer",
+            f"df -hT {_quoted(seen.nearest)}",
+        )
+    else:
+        yield _well("file system", "it is on this machine")
+    if seen.folds:
+        yield _noted(
+            "names",
+            "names that differ in case alone are one to it: of such twins one arrives, and the other is a conflict",
+            "choose a --dest that tells them apart, if the failure list has any",
+            again(source, dest, "plan"),
+        )
+    if seen.name_bytes_max < SEGMENT_BYTES_MAX:
+        yield _noted(
+            "names",
+            f"names may have {seen.name_bytes_max} bytes, and S3 allows more: such objects would fail",
+            "choose a --dest without that limit, if the failure list has any",
+            f"getconf NAME_MAX {_quoted(seen.nearest)}",
+        )
+
+
+def _open_files(open_files: int | None) -> Finding:
+    """Say how many objects may be in flight. The default is what is held against, as any other number is a choice."""
+    limited = Settings(dest=Path(), open_files=open_files)
+    wanted = Settings(dest=Path()).concurrency_max
+    command = f"ulimit -n {_DESCRIPTORS}"
+    if open_files is None or limited.concurrency_max >= wanted:
+        allowed = "any number of" if open_files is None else f"{open_files:,}"
+        most = Settings(dest=Path(), open_files=open_files, concurrency="auto").concurrency_max
+        return _well("open files", f"{allowed} files may be open: enough for {most} objects in flight and more")
+    told = f"{open_files:,} files may be open: enough for {limited.concurrency_max} of {wanted} objects in flight"
+    hint = "raise the limit in this shell, or have it raised (/etc/security/limits.conf)"
+    if open_files < OPEN_FILES_BESIDE + OPEN_FILES_PER_OBJECT:
+        return _problem("open files", f"{open_files:,} files may be open, which is too few for a run", hint, command)
+    return _noted("open files", told, hint, command)
+
+
+def _journal(seen: Premises, source: Source, dest: Path) -> Finding:
+    if seen.unreadable is not None:
+        why, hint = seen.unreadable
+        return _problem(
+            "journal", why, hint or "check the disk and the permissions", f"ls -la {_quoted(dest / '.nccid-fetch')}"
+        )
+    match seen.health:
+        case None:
+            return _well("journal", "there is none yet; the first run makes it")
+        case Held():
+            return _noted(
+                "journal",
+                "another run holds it, and this destination",
+                "wait for it, or stop it; status says how far it is",
+                f"nccid-fetch status --dest {_quoted(dest)}",
+            )
+        case Damaged(why=why):
+            return _noted(
+                "journal",
+                f"it is damaged ({why}); the next run keeps it under another name, and proves the files again: that costs"
+                " hashing, not downloading",
+                "run it as ever; if it comes again, the disk is what to look at",
+                again(source, dest, "all"),
+            )
+        case Newer(version=version):
+            return _problem(
+                "journal",
+                f"it was written by a newer nccid-fetch (journal version {version})",
+                "upgrade nccid-fetch",
+                "pip install --upgrade nccid-fetch",
+            )
+        case Healthy() as journal:
+            return _healthy(journal, source, dest)
+
+
+def _healthy(journal: Healthy, source: Source, dest: Path) -> Finding:
+    if (journal.bucket or source.bucket, journal.group or source.group) != (source.bucket, source.group):
+        return _problem(
+            "journal",
+            f"{dest} belongs to group {journal.group} of bucket {journal.bucket}",
+            "give every bucket and group a --dest of its own, or ask for what this one has",
+            again(source, dest, "doctor", bucket=journal.bucket, group=journal.group),
+        )
+    if journal.looked_through:
+        told = f"it is whole: {journal.objects:,} objects, {journal.bytes / 1e9:,.1f} GB"
+    else:
+        told = "no damage was found in the part of it that there was time for"
+    if journal.last_run is not None:
+        command, started = journal.last_run
+        told += f"; the last run was `{command}` at {started}{'' if journal.ended else ', which was killed'}"
+    return _well("journal", told)
+
+
+def _well(what: str, found: str) -> Finding:
+    return Finding(Area.DESTINATION, what, State.OK, found)
+
+
+def _noted(what: str, found: str, hint: str, command: str) -> Finding:
+    return Finding(Area.DESTINATION, what, State.NOTE, found, hint, command)
+
+
+def _problem(what: str, found: str, hint: str, command: str) -> Finding:
+    return Finding(Area.DESTINATION, what, State.PROBLEM, found, hint, command, 9)
+
+
+def _quoted(path: Path) -> str:
+    return shlex.quote(str(path))
