@@ -14,28 +14,15 @@ import typer
 
 from nccid_fetch import operations
 from nccid_fetch.errors import AccessError, DestinationError, EndpointError, UsageError
-from nccid_fetch.events import (
-    Committed,
-    Event,
-    Failed,
-    Held,
-    LimitSet,
-    ListingRetrying,
-    PagePlanned,
-    Released,
-    RemoteFound,
-    Report,
-    Retrying,
-    RoomShort,
-)
+from nccid_fetch.events import Event, PagePlanned, Report
 from nccid_fetch.planfile import write_decision, write_header
 from nccid_fetch.settings import Settings, Source
 from nccid_fetch.summary import Summary, Tally
 
 from . import options
-from .display import shown
+from .audience import audience
 from .options import Format
-from .output import limit_text, note, note_hold, note_outcome, print_json, print_summary, size_text
+from .output import note, note_outcome, print_json, print_summary
 from .runner import raise_descriptor_limit, run
 
 Work = Callable[[Report], Coroutine[Any, Any, None]]
@@ -157,20 +144,16 @@ def _run(
 ) -> None:
     tally = Tally()
     spoken = Format(values["format_"])
-    quiet = spoken in {Format.QUIET, Format.JSON}
-    report = _also_told(tally) if values["verbose"] else tally
-    if spoken is not Format.QUIET:
-        report = _warned(report)
     started = datetime.now(UTC)
     error: Exception | None = None
 
-    async def shown_work() -> None:
+    async def followed_work() -> None:
         _warn_if_open(settings, quiet=planned or spoken is Format.QUIET)
-        async with shown(tally, quiet=quiet):
+        async with audience(values, tally) as report:
             await work(report)
 
     try:
-        run(shown_work())
+        run(followed_work())
     except UsageError:
         raise
     except Exception as caught:  # noqa: BLE001 - whatever it is, the summary comes first.
@@ -191,43 +174,3 @@ def _run(
     if error is not None:
         raise error
     raise typer.Exit(code)
-
-
-def _warned(report: Report) -> Report:
-    """Say on stderr what may go wrong with the destination, as soon as it is known."""
-
-    def listen(event: Event) -> None:
-        match event:
-            case RoomShort(needed_bytes, needed_files, free_bytes, free_files):
-                files = "" if free_files is None else f" and {free_files:,} files"
-                note(
-                    f"warning: what is planned so far takes {size_text(needed_bytes)} in {needed_files:,} files, and"
-                    f" {size_text(free_bytes)}{files} are free; the run goes on until there is no more room"
-                )
-            case RemoteFound(name):
-                note(f"note: the destination is on {name}, where locks may not hold: start no second run over it")
-        report(event)
-
-    return listen
-
-
-def _also_told(report: Report) -> Report:
-    """Name every retry, every wait and every failure on stderr as it happens."""
-
-    def listen(event: Event) -> None:
-        match event:
-            case Retrying(remote, attempt, message, pause):
-                note(f"retry: {remote.key}: attempt {attempt}: {message}; next in {pause:.1f}s")
-            case ListingRetrying(prefix, message, pause):
-                note(f"retry: the listing of {prefix}: {message}; next in {pause:.1f}s")
-            case Held() | Released():
-                note_hold(event)
-            case LimitSet() if event.of is not None and (told := limit_text(event)):
-                note(told)
-            case Committed(outcomes):
-                for outcome in outcomes:
-                    if isinstance(outcome, Failed):
-                        note(f"{outcome.reason}: {outcome.remote.key}: {outcome.message}")
-        report(event)
-
-    return listen

@@ -17,7 +17,7 @@ from nccid_fetch.summary import Count
 
 from . import options
 from .options import Format
-from .output import note, note_hold, print_json, print_table, size_text
+from .output import hold_text, note, print_json, print_table, size_text
 from .runner import run
 
 
@@ -69,7 +69,7 @@ def show(values: options.Values) -> None:
 def _heed(event: Event) -> None:
     """Say what a listing waits for: it has no display."""
     if isinstance(event, Held | Released):
-        note_hold(event)
+        note(hold_text(event))
 
 
 def _ignore(_: Event) -> None:

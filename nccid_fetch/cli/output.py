@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TextIO
 
 from nccid_fetch.errors import AccessError, Reason, RunError
@@ -52,12 +53,11 @@ def held_text(held: Held, seconds: float) -> str:
     return f"waiting for {held.reason}, {time_text(seconds)} of {time_text(held.retry_for_seconds)}"
 
 
-def note_hold(event: Held | Released) -> None:
-    """Say on stderr that a run waits, or that it goes on."""
+def hold_text(event: Held | Released) -> str:
+    """Return that a run waits, or that it goes on."""
     if isinstance(event, Held):
-        note(f"waiting for {event.reason}: {event.message}; asked again in {event.pause_seconds:.1f}s")
-    else:
-        note(f"going on: waited {time_text(event.seconds)} for {event.reason}")
+        return f"waiting for {event.reason}: {event.message}; asked again in {event.pause_seconds:.1f}s"
+    return f"going on: waited {time_text(event.seconds)} for {event.reason}"
 
 
 def limit_text(limit: LimitSet) -> str:
@@ -68,8 +68,28 @@ def limit_text(limit: LimitSet) -> str:
 
 
 def note(text: str) -> None:
-    """Write a line to stderr."""
+    """Write a line to stderr, and let whoever keeps a record of that have it first."""
+    for hear in _hearers:
+        hear(text)
+    say(text)
+
+
+def say(text: str) -> None:
+    """Write a line to stderr alone."""
     print(printable(text), file=sys.stderr, flush=True)
+
+
+_hearers: list[Callable[[str], object]] = []
+
+
+@contextmanager
+def heard_by(hear: Callable[[str], object]) -> Iterator[None]:
+    """Let a function have every line that `note` writes, while the block lasts. It is called in whichever thread that is."""
+    _hearers.append(hear)
+    try:
+        yield
+    finally:
+        _hearers.remove(hear)
 
 
 def print_error(error: RunError) -> None:
