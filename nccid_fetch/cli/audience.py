@@ -10,10 +10,11 @@ from . import options
 from .display import shown
 from .narration import Narrator
 from .options import Format
+from .records.keeping import Records
 
 
 @asynccontextmanager
-async def audience(values: options.Values, tally: Tally) -> AsyncIterator[Report]:
+async def audience(values: options.Values, tally: Tally, records: Records) -> AsyncIterator[Report]:
     """Have everyone listen who is to hear of a run, while the block lasts.
 
     Each is a call that takes an event, on the event loop, and must not block. The tally comes first: the others may
@@ -23,13 +24,19 @@ async def audience(values: options.Values, tally: Tally) -> AsyncIterator[Report
     Args:
         values: What was asked for.
         tally: The numbers.
+        records: What is kept of it.
     """
     spoken = Format(values["format_"])
     async with AsyncExitStack() as stack:
         listeners: list[Report] = [
             tally,
-            Narrator(verbose=values["verbose"], quiet=spoken is Format.QUIET),
+            Narrator(verbose=values["verbose"], quiet=spoken is Format.QUIET, log=records.tell),
         ]
+        if records.events is not None:
+            listeners.append(records.events)
+        if records.metrics is not None:
+            listeners.append(records.metrics)
+            await stack.enter_async_context(records.metrics.kept(tally))
         await stack.enter_async_context(shown(tally, quiet=spoken in {Format.QUIET, Format.JSON}))
 
         def tell(event: Event) -> None:

@@ -5,13 +5,16 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
-from nccid_fetch.errors import UsageError
+from nccid_fetch.errors import RunError, UsageError
 
 from . import options
+
+if TYPE_CHECKING:
+    from .records.keeping import Records
 
 app = typer.Typer(name="nccid-fetch", pretty_exceptions_enable=False, add_completion=False)
 
@@ -44,29 +47,37 @@ def _root(_: options.Version = False) -> None:
 
 
 @contextmanager
-def _ending(values: options.Values) -> Iterator[None]:
-    """Turn whatever ends a command into one sentence and an exit code."""
+def _ending(values: options.Values) -> Iterator["Records"]:
+    """Turn whatever ends a command into one sentence, an exit code, and the end of its records."""
+    from .records.keeping import Records  # noqa: PLC0415
+
+    records = Records(values)
+    code, defect = 0, None
     try:
-        yield
-    except typer.Exit:
-        raise
+        records.open()
+        yield records
+    except typer.Exit as end:
+        code = end.exit_code
     except BrokenPipeError:
         # Whoever reads has seen enough, as in `ls | head`. What is still to be flushed must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(128 + signal.SIGPIPE) from None
+        code = 128 + signal.SIGPIPE
     except UsageError as error:
         from .output import print_error  # noqa: PLC0415
 
         print_error(error)
-        raise typer.Exit(error.exit_code) from None
+        code = error.exit_code
     except Exception as error:  # noqa: BLE001 - the last one that can say anything.
         from .runner import report_failure  # noqa: PLC0415
 
-        raise typer.Exit(report_failure(error, debug=values["debug"])) from None
+        defect = None if isinstance(error, RunError) else error
+        code = report_failure(error, debug=values["debug"], at_end=records.end)
+    records.end(code, defect)
+    raise typer.Exit(code)
 
 
 @app.command("all")
-@options.takes(options.FETCH, options.SOURCE, options.OUTPUT)
+@options.takes(options.FETCH, options.RECORDS, options.SOURCE, options.OUTPUT)
 def fetch_all(values: options.Values) -> None:
     """Fetch every part that the credentials allow.
 
@@ -74,13 +85,17 @@ def fetch_all(values: options.Values) -> None:
     """
     from .fetching import fetch  # noqa: PLC0415
 
-    with _ending(values):
-        fetch("all", values)
+    with _ending(values) as records:
+        fetch("all", values, records)
 
 
 @app.command("get")
 @options.takes(
-    {"parts": (options.Parts, None), "plan": (options.PlanFile, None)}, options.FETCH, options.SOURCE, options.OUTPUT
+    {"parts": (options.Parts, None), "plan": (options.PlanFile, None)},
+    options.FETCH,
+    options.RECORDS,
+    options.SOURCE,
+    options.OUTPUT,
 )
 def get(values: options.Values) -> None:
     """Fetch the named parts, or carry out a plan.
@@ -89,10 +104,10 @@ def get(values: options.Values) -> None:
     """
     from .fetching import fetch  # noqa: PLC0415
 
-    with _ending(values):
+    with _ending(values) as records:
         if bool(values["parts"]) == bool(values["plan"]):
             raise UsageError("get takes the names of parts, or --plan FILE", hint="nccid-fetch all fetches everything")
-        fetch("get", values)
+        fetch("get", values, records)
 
 
 @app.command("plan")
@@ -109,8 +124,8 @@ def plan(values: options.Values) -> None:
     """
     from .fetching import plan as make_plan  # noqa: PLC0415
 
-    with _ending(values):
-        make_plan("plan", values)
+    with _ending(values) as records:
+        make_plan("plan", values, records)
 
 
 @app.command("ls")
@@ -140,8 +155,8 @@ def demo(values: options.Values) -> None:
     """
     from .demo import demonstrate, serve  # noqa: PLC0415
 
-    with _ending(values):
+    with _ending(values) as records:
         if values["serve"]:
-            serve()
+            serve(values)
         else:
-            demonstrate(values)
+            demonstrate(values, records)

@@ -23,12 +23,13 @@ from . import options
 from .audience import audience
 from .options import Format
 from .output import note, note_outcome, print_json, print_summary
+from .records.keeping import Records
 from .runner import raise_descriptor_limit, run
 
 Work = Callable[[Report], Coroutine[Any, Any, None]]
 
 
-def fetch(command: str, values: options.Values) -> None:
+def fetch(command: str, values: options.Values, records: Records) -> None:
     """Carry out `all` or `get`, or what they would do with `--dry-run`.
 
     Raises:
@@ -40,7 +41,7 @@ def fetch(command: str, values: options.Values) -> None:
     if values["dry_run"]:
         if plan_file is not None:
             raise UsageError("--dry-run and --plan do not go together", hint="the plan is what it says")
-        plan(command, values)
+        plan(command, values, records)
         return
 
     settings = _within_limits(settings, quiet=Format(values["format_"]) is Format.QUIET)
@@ -48,7 +49,7 @@ def fetch(command: str, values: options.Values) -> None:
     async def work(report: Report) -> None:
         await operations.fetch(source, settings, report, command=command, plan_file=plan_file)
 
-    _run(command, values, source, settings, work, planned=False)
+    _run(command, values, records, source, settings, work=work, planned=False)
 
 
 def _within_limits(settings: Settings, *, quiet: bool) -> Settings:
@@ -80,7 +81,7 @@ def _warn_if_open(settings: Settings, *, quiet: bool) -> None:
         )
 
 
-def plan(command: str, values: options.Values) -> None:
+def plan(command: str, values: options.Values, records: Records) -> None:
     """Carry out `plan`. Raises as `fetch` does."""
     source, settings = options.source_of(values), options.settings_of(values, values.get("parts") or ())
     output: Path | None = values.get("output")
@@ -91,8 +92,10 @@ def plan(command: str, values: options.Values) -> None:
 
         async def work(report: Report) -> None:
             await operations.plan(source, settings, _also_written(report, out))
+            if out is not None:
+                out.flush()  # What cannot be written is found out before the summary says that all is well.
 
-        _run(command, values, source, settings, work, planned=True)
+        _run(command, values, records, source, settings, work=work, planned=True)
 
 
 @contextmanager
@@ -140,7 +143,14 @@ def _also_written(report: Report, out: TextIO | None) -> Report:
 
 
 def _run(
-    command: str, values: options.Values, source: Source, settings: Settings, work: Work, *, planned: bool
+    command: str,
+    values: options.Values,
+    records: Records,
+    source: Source,
+    settings: Settings,
+    *,
+    work: Work,
+    planned: bool,
 ) -> None:
     tally = Tally()
     spoken = Format(values["format_"])
@@ -149,7 +159,7 @@ def _run(
 
     async def followed_work() -> None:
         _warn_if_open(settings, quiet=planned or spoken is Format.QUIET)
-        async with audience(values, tally) as report:
+        async with audience(values, tally, records) as report:
             await work(report)
 
     try:
@@ -166,10 +176,12 @@ def _run(
             "no key matches --include and --exclude", hint="patterns begin with the part: --include 'ct/Covid0000/*'"
         )
     summary = Summary(command, source, settings, tally, started, datetime.now(UTC), code, planned)
-    if spoken is Format.JSON:
-        print_json(summary.as_dict())
-    elif spoken is not Format.QUIET and tally.listed.objects:
-        print_summary(summary)
+    records.summary = summary
+    with records.stdout():
+        if spoken is Format.JSON:
+            print_json(summary.as_dict())
+        elif spoken is not Format.QUIET and tally.listed.objects:
+            print_summary(summary)
     note_outcome(summary, quiet=spoken is Format.QUIET, raised=error is not None)
     if error is not None:
         raise error

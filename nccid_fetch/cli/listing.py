@@ -17,7 +17,7 @@ from nccid_fetch.summary import Count
 
 from . import options
 from .options import Format
-from .output import hold_text, note, print_json, print_table, size_text
+from .output import answer, hold_text, note, print_json, print_table, size_text
 from .runner import run
 
 
@@ -127,6 +127,7 @@ class _Lines:
 
     def end(self, code: int) -> None:
         if self._as_json:
+            answer.is_given = True
             sys.stdout.write(f'{self._unwritten}\n], "exit_code": {code}}}\n')
         sys.stdout.flush()
 

@@ -186,6 +186,30 @@ Verbose = Annotated[
     ),
 ]
 Debug = Annotated[bool, _option("--debug", _TELL, "Show a traceback with an error.")]
+LogFile = Annotated[
+    Path | None,
+    _option("--log-file", _TELL, "Write down all that happens, for whom stderr tells too little.", metavar="FILE"),
+]
+LogFormatChoice = Annotated[
+    LogFormat, _option("--log-format", _TELL, "Write the log as lines of text, or as one JSON object per line.")
+]
+Events = Annotated[
+    Path | None,
+    _option("--events", _TELL, "Write every event as a JSON object per line; - for stdout.", metavar="FILE|-"),
+]
+MetricsFile = Annotated[
+    Path | None,
+    _option("--metrics", _TELL, "Keep a file of numbers for Prometheus' node exporter: NAME.prom.", metavar="FILE"),
+]
+OnFinish = Annotated[
+    str | None,
+    _option(
+        "--on-finish",
+        _TELL,
+        "Run this in a shell when the run is over, however it ended, with the summary on stdin.",
+        metavar="CMD",
+    ),
+]
 PlanOutput = Annotated[
     Path | None, _option("--output", _TELL, "Write the plan to a file, as JSON lines.", metavar="FILE")
 ]
@@ -237,6 +261,9 @@ FETCH: OptionGroup = SELECT | {
     "group_readable": (GroupReadable, False),
 }
 
+RECORDS: OptionGroup = {"metrics": (MetricsFile, None), "on_finish": (OnFinish, None)}
+"""What only a run has; what every command has is in OUTPUT."""
+
 DURATIONS = ("stall", "retry_for")
 """Options that are written with a unit, and become seconds."""
 
@@ -254,6 +281,9 @@ OUTPUT: OptionGroup = {
     "format_": (OutputFormat, Format.AUTO),
     "verbose": (Verbose, False),
     "debug": (Debug, False),
+    "log_file": (LogFile, None),
+    "log_format": (LogFormatChoice, LogFormat.TEXT),
+    "events": (Events, None),
     "version": (Version, False),
 }
 
@@ -270,15 +300,18 @@ def takes(*groups: OptionGroup) -> Callable[[Command], Callable[..., None]]:
 
     def decorate(command: Command) -> Callable[..., None]:
         def called(**values: Any) -> None:  # noqa: ANN401 - what typer made of the command line.
-            command(values)
+            command(values)  # With typer's own `context`: which command it is, and what was given.
 
         called.__doc__ = command.__doc__
         called.__name__ = command.__name__
-        called.__annotations__ = {name: kind for name, (kind, _) in accepted.items()}
+        called.__annotations__ = {name: kind for name, (kind, _) in accepted.items()} | {"context": typer.Context}
         called.__signature__ = Signature(  # type: ignore[attr-defined]
             [
-                Parameter(name, Parameter.KEYWORD_ONLY, annotation=kind, default=default)
-                for name, (kind, default) in accepted.items()
+                Parameter("context", Parameter.KEYWORD_ONLY, annotation=typer.Context),
+                *(
+                    Parameter(name, Parameter.KEYWORD_ONLY, annotation=kind, default=default)
+                    for name, (kind, default) in accepted.items()
+                ),
             ]
         )
         return called

@@ -101,7 +101,21 @@ def print_error(error: RunError) -> None:
 
 def print_json(value: dict[str, Any]) -> None:
     """Write one JSON object to stdout."""
+    answer.is_given = True
     print(json.dumps(value, indent=2), flush=True)
+
+
+class _Answer:
+    """What `--format json` promises: one object, whatever happens.
+
+    Attributes:
+        is_given: Whether this command has printed it, or begun to.
+    """
+
+    is_given = False
+
+
+answer = _Answer()
 
 
 def print_table(rows: list[tuple[str, ...]], out: TextIO | None = None) -> None:
