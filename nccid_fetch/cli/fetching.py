@@ -91,9 +91,8 @@ def plan(command: str, values: options.Values, records: Records) -> None:
             write_header(out, source)
 
         async def work(report: Report) -> None:
-            await operations.plan(source, settings, _also_written(report, out))
-            if out is not None:
-                out.flush()  # What cannot be written is found out before the summary says that all is well.
+            also = report if out is None or output is None else _also_written(report, out, output)
+            await operations.plan(source, settings, also)
 
         _run(command, values, records, source, settings, work=work, planned=True)
 
@@ -124,19 +123,25 @@ def _written_whole(path: Path) -> Iterator[TextIO]:
             part.replace(path)
         raise
     except OSError as error:
-        raise DestinationError(
-            f"--output {path} cannot be written: {error.strerror}", hint="make room there"
-        ) from error
+        raise _unwritten(path, error) from error
     finally:
         if plain:
             part.unlink(missing_ok=True)
 
 
-def _also_written(report: Report, out: TextIO | None) -> Report:
+def _unwritten(path: Path, error: OSError) -> DestinationError:
+    return DestinationError(f"--output {path} cannot be written: {error.strerror}", hint="make room there")
+
+
+def _also_written(report: Report, out: TextIO, path: Path) -> Report:
     def listen(event: Event) -> None:
-        if out is not None and isinstance(event, PagePlanned):
-            for decision in event.decisions:
-                write_decision(out, decision)
+        if isinstance(event, PagePlanned):
+            try:
+                for decision in event.decisions:
+                    write_decision(out, decision)
+                out.flush()  # So that what cannot be written is found out before the summary says that all is well.
+            except OSError as error:
+                raise _unwritten(path, error) from error
         report(event)
 
     return listen

@@ -15,6 +15,7 @@ from nccid_fetch.cli import options
 from nccid_fetch.cli.options import Format
 from nccid_fetch.cli.output import answer, heard_by, note, objects_text, print_json, print_summary, size_text, time_text
 from nccid_fetch.errors import UsageError
+from nccid_fetch.keys import printable
 from nccid_fetch.summary import Summary
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class Records:
 
             log = Log(values["log_file"], values["log_format"], on_failure=_saying("--log-file", values["log_file"]))
             given = dict(_given(values["context"]))
-            told = "".join(f" {name} {value}" for name, value in given.items())
+            told = "".join(f" {_as_typed(name, value)}" for name, value in given.items())
             text = f"nccid-fetch {__version__} begins: {command}{told}"
             log.write("info", text, command=command, **facts, options=given)
             self._log = log
@@ -134,8 +135,8 @@ class Records:
     def _hear(self, text: str) -> None:
         if self._log is not None:
             self._log.hear(text)
-        if self.summary is not None:
-            self._last_words.append(text)
+        if self.summary is not None:  # The run is over, and this is what there is to say about it.
+            self._last_words.append(printable(text))
 
     def _ended(self, code: int) -> dict[str, Any]:
         """Return the least that a program is told at the end."""
@@ -161,8 +162,10 @@ class Records:
         if self._spoken is Format.JSON:
             return json.dumps(self._ended(code) if self.summary is None else self.summary.as_dict(), indent=2) + "\n"
         with redirect_stdout(io.StringIO()) as out:
-            if self.summary is not None:
+            if self.summary is not None and self.summary.tally.listed.objects:
                 print_summary(self.summary)
+            else:
+                print(f"nccid-fetch {self._command} ended with {code}")
             for line in self._last_words:
                 print(line)
         return out.getvalue()
@@ -188,6 +191,12 @@ def _given(context: Any) -> Iterator[tuple[str, str]]:  # noqa: ANN401 - typer's
         name = next(iter(parameter.opts), parameter.name)
         text = " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
         yield name, _UNSAID.get(name, _PASSWORD.sub("***@", text))
+
+
+def _as_typed(name: str, value: str) -> str:
+    if value == "True":
+        return name
+    return f"{name} {value}" if name.startswith("-") else value
 
 
 def _ended_text(code: int, summary: Summary | None) -> str:

@@ -75,13 +75,14 @@ class Log:
     def close(self, seconds: float) -> None:
         """Have all of it written, but wait no longer than this."""
         if self._outlet.close(seconds):
-            self._file.close()
+            with suppress(OSError):  # Which was said already.
+                self._file.close()
 
     def _gap(self, lost: int) -> str:
         return self._line("warning", f"{lost:,} lines are missing here: the log could not be written fast enough", {})
 
     def _line(self, level: str, text: str, facts: dict[str, Any]) -> str:
-        time, text = stamp(self._clock()), printable(text)
+        time, text = stamp(self._clock()), printable(text.removeprefix(f"{level}: ").removeprefix("note: "))
         if self._as_json:
             return json.dumps({"time": time, "level": level, "pid": self._pid, "message": text} | facts)
         return f"{time} {self._pid} {level:<7} {text}"

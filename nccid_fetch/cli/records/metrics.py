@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 
 from nccid_fetch import __version__
-from nccid_fetch.events import Adopted, Committed, Event, Failed, Fetched, PagePlanned, Wait
+from nccid_fetch.events import Adopted, Committed, Event, Failed, Fetched, PagePlanned, PartsKnown, Wait
 from nccid_fetch.model import Skip
 from nccid_fetch.summary import REFUSALS, Tally
 from nccid_fetch.warehouse import part_of
@@ -25,6 +25,8 @@ from .times import now
 EVERY_SECONDS = 15.0
 MODE = 0o644
 """Whoever collects it is another user; it has numbers and names of parts in it, no keys and no patients."""
+OUTCOMES = ("fetched", "adopted", "skipped", "refused", "failed")
+_OUTCOMES = {Fetched: "fetched", Adopted: "adopted", Failed: "failed"}
 Samples = Sequence[tuple[Mapping[str, str], float]]
 
 
@@ -67,6 +69,10 @@ class Metrics:
     def __call__(self, event: Event) -> None:
         """Count an event, by part and by how it ended."""
         match event:
+            case PartsKnown(parts):  # An alert wants a nought where there is nothing.
+                for part in parts:
+                    self._objects.update({(part, outcome): 0 for outcome in OUTCOMES})
+                    self._bytes.update({(part, outcome): 0 for outcome in OUTCOMES})
             case PagePlanned(part, decisions):
                 sizes = [decision.remote.size for decision in decisions if type(decision) is Skip]
                 self._objects[part, "skipped"] += len(sizes)
@@ -124,13 +130,18 @@ class Metrics:
             yield "last_end_timestamp_seconds", "gauge", "When the run ended.", [({}, self._clock().timestamp())]
             yield "exit_code", "gauge", "The exit code that the run ended with.", [({}, code)]
         listed = [({"part": name}, part.listed.objects) for name, part in parts]
-        yield "listed_objects_total", "counter", "Objects in the listing so far.", listed
+        yield (
+            "listed_objects_total",
+            "counter",
+            "Objects that were listed, without those that filters hold back.",
+            listed,
+        )
         listed = [({"part": name}, part.listed.bytes) for name, part in parts]
-        yield "listed_bytes_total", "counter", "Their bytes.", listed
+        yield "listed_bytes_total", "counter", "Bytes of the objects that were listed.", listed
         ended = [({"part": name}, part.state is not None) for name, part in parts]
         yield "listing_complete", "gauge", "Whether the listing of a part has ended.", ended
         yield "objects_total", "counter", "Objects that reached an end, by what it was.", _by_part(self._objects)
-        yield "bytes_total", "counter", "Their bytes.", _by_part(self._bytes)
+        yield "bytes_total", "counter", "Bytes of the objects that reached an end.", _by_part(self._bytes)
         yield (
             "received_bytes_total",
             "counter",
@@ -161,9 +172,6 @@ class Metrics:
             with suppress(OSError):
                 waiting.unlink()
             raise
-
-
-_OUTCOMES = {Fetched: "fetched", Adopted: "adopted", Failed: "failed"}
 
 
 def _by_part(counts: Mapping[tuple[str, str], int]) -> Samples:
