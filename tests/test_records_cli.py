@@ -81,9 +81,10 @@ def exit_code_in(path: Path) -> float:
 # The log.
 
 
+@pytest.mark.usefixtures("no_pauses")
 def test_the_log_has_what_was_asked_for_what_happened_and_how_it_ended(cli: Cli, s3: ScriptedS3, kept: Path) -> None:
     s3.script("get", Status(404, "NoSuchKey"), key=KEY, count=None)
-    s3.script("get", Drop(), key="training/data/Covid0000/data_2020-04-01.json")
+    s3.script("get", Drop(), key="training/data/Covid0000/data_2020-04-01.json", count=2)
     s3.put("training/mri/Covid0000/1/2/b.dcm", b"image")
     s3.allow_list = lambda prefix, _: prefix.startswith(("training/ct/", "training/data/"))
     ended = cli("get", "ct", "data", "mri", "--dest", kept / "dest", "--log-file", kept / "log", "--format", "quiet")
