@@ -19,7 +19,7 @@ from nccid_fetch.cli.main import main
 from .catalogue import fault
 from .docs import commands
 from .processes import Child
-from .servers.scripted import Do, Drop, Hold, Page, ScriptedS3, Status
+from .servers.scripted import Do, Hold, Page, ScriptedS3, Status
 
 SCRIPT = Path(sys.executable).parent / "nccid-fetch"
 KEY = "training/ct/Covid0000/1/2/a.dcm"
@@ -84,7 +84,7 @@ def exit_code_in(path: Path) -> float:
 @pytest.mark.usefixtures("no_pauses")
 def test_the_log_has_what_was_asked_for_what_happened_and_how_it_ended(cli: Cli, s3: ScriptedS3, kept: Path) -> None:
     s3.script("get", Status(404, "NoSuchKey"), key=KEY, count=None)
-    s3.script("get", Drop(), key="training/data/Covid0000/data_2020-04-01.json", count=2)
+    s3.script("get", Status(500, "InternalError"), key="training/data/Covid0000/data_2020-04-01.json", count=2)
     s3.put("training/mri/Covid0000/1/2/b.dcm", b"image")
     s3.allow_list = lambda prefix, _: prefix.startswith(("training/ct/", "training/data/"))
     ended = cli("get", "ct", "data", "mri", "--dest", kept / "dest", "--log-file", kept / "log", "--format", "quiet")
