@@ -171,6 +171,14 @@ def test_no_key_forges_a_line_of_the_log(cli: Cli, s3: ScriptedS3, kept: Path, f
         assert r"[2J" in raw
 
 
+@fault(116)
+def test_a_password_in_an_endpoint_is_in_no_record(cli: Cli, kept: Path) -> None:
+    records = ("--log-file", kept / "log", "--events", kept / "events", "--metrics", kept / "m.prom")
+    assert cli("all", "--dest", kept / "dest", "--endpoint-url", "http://name:hunter2@127.0.0.1:1", *records).code == 2
+    assert "***@127.0.0.1:1" in (kept / "log").read_text()
+    assert not [path for path in kept.iterdir() if "hunter2" in path.read_text()]
+
+
 # What cannot be written.
 
 
@@ -213,7 +221,7 @@ def test_metrics_that_cannot_be_gone_on_with_are_a_warning_too(cli: Cli, s3: Scr
 
 def test_events_on_stdout_leave_room_for_nothing_else_there(s3: ScriptedS3, kept: Path) -> None:
     def events_of(*arguments: str) -> tuple[list[dict[str, Any]], str]:
-        command = [SCRIPT, "get", "ct", "data", "--dest", kept / "dest", "--events", "-", *arguments]
+        command = [str(SCRIPT), "get", "ct", "data", "--dest", str(kept / "dest"), "--events", "-", *arguments]
         done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=True)
         return [json.loads(line) for line in done.stdout.splitlines()], done.stderr
 
@@ -229,7 +237,7 @@ def test_events_on_stdout_leave_room_for_nothing_else_there(s3: ScriptedS3, kept
 def test_a_reader_of_events_that_goes_away_does_not_end_the_run(s3: ScriptedS3, kept: Path) -> None:
     reached, go_on = threading.Event(), threading.Event()
     s3.script("get", Do(reached.set, Hold(go_on)), key=KEY)
-    command = [SCRIPT, "all", "--dest", kept / "dest", "--events", "-", "--format", "quiet"]
+    command = [str(SCRIPT), "all", "--dest", str(kept / "dest"), "--events", "-", "--format", "quiet"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
         assert run.stdout is not None
         assert run.stderr is not None
