@@ -18,6 +18,7 @@ from .events import Event, PagePlanned, Report
 from .model import Decision, RemoteObject
 from .settings import Concurrency, Durability, Existing, Settings, Source, Transport, Verify
 from .summary import Summary, Tally
+from .timetable import Timetable, Window
 
 T = TypeVar("T")
 
@@ -45,12 +46,14 @@ class PlanOptions(SourceOptions, total=False):
 
 
 class FetchOptions(PlanOptions, total=False):
-    """How to fetch; see `Settings`. `stall` is in seconds."""
+    """How to fetch; see `Settings`. `stall` is in seconds; `bwlimit` is a text, or bytes per second."""
 
     concurrency: Concurrency
     verify: Verify | str
     durability: Durability | str
     transport: Transport | str
+    bwlimit: str | int | None
+    window: str | None
     attempts: int
     stall: float
     require_verified: bool
@@ -205,6 +208,10 @@ def _settings(options: PlanOptions | FetchOptions, dest: str | Path, parts: tupl
                 chosen[name] = kind(chosen[name])
             except ValueError:
                 raise UsageError(f"{name}={chosen[name]!r} is unknown", hint=f"one of: {', '.join(kind)}") from None
+    if chosen.get("bwlimit") is not None:
+        chosen["bwlimit"] = Timetable(str(chosen["bwlimit"]))
+    if chosen.get("window") is not None:
+        chosen["window"] = Window(chosen["window"])
     for name in ("include", "exclude"):
         globs = chosen.get(name, ())
         chosen[name] = (globs,) if isinstance(globs, str) else tuple(globs)  # A text's letters are globs as well.

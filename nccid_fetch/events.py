@@ -6,6 +6,7 @@ and by batch, not by object, except where an object is worth a line of its own.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 
 from .errors import Reason
@@ -93,6 +94,7 @@ class Wait(StrEnum):
     ENDPOINT = "the endpoint"
     CREDENTIALS = "credentials"
     SLOWED = "the server, which asks to slow down"
+    WINDOW = "its hours (--window)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,7 @@ class Held:
         since: When the run was held, in seconds on its clock.
         pause_seconds: How long until the next request.
         retry_for_seconds: How long it may go on like this.
+        until: What the clock on the wall will show when it goes on, where that is known: outside of `--window`.
     """
 
     reason: Wait
@@ -114,6 +117,7 @@ class Held:
     since: float
     pause_seconds: float
     retry_for_seconds: float
+    until: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +139,13 @@ class LimitSet:
 
     objects: int
     of: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RateSet:
+    """From now on so many bytes a second may come; None for any number."""
+
+    bytes_per_second: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +217,7 @@ Event = (
     | Held
     | Released
     | LimitSet
+    | RateSet
     | RemoteFound
     | RoomShort
     | Committed

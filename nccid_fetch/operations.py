@@ -10,6 +10,7 @@ from itertools import groupby, islice
 from pathlib import Path
 
 from . import warehouse
+from .bandwidth import Bandwidth
 from .clock import REAL, Clock
 from .commit import Committer
 from .destination import Destination, open_destination, open_tree
@@ -48,6 +49,7 @@ async def fetch(
     command: str = "get",
     plan_file: Path | None = None,
     clock: Clock = REAL,
+    bandwidth: Bandwidth | None = None,
 ) -> None:
     """Bring a destination in line with the bucket, or with a plan of it.
 
@@ -58,19 +60,31 @@ async def fetch(
         command: What the run is noted as in the journal.
         plan_file: Carry this plan out instead of listing.
         clock: Time and chance.
+        bandwidth: The limit, for a caller who wants to turn it off and on; None for one made from the settings.
 
     Raises:
         RunError: The run could not begin or go on. What was verified by then is in place.
     """
     room = Room(report)
+    if bandwidth is None and settings.bwlimit is not None:
+        bandwidth = Bandwidth(settings.bwlimit, clock)
+    if bandwidth is not None:
+        bandwidth.report = room
     try:
-        await _fetch(source, settings, room, command=command, plan_file=plan_file, clock=clock)
+        await _fetch(source, settings, room, command=command, plan_file=plan_file, clock=clock, bandwidth=bandwidth)
     except DestinationFullError as error:
         raise room.told(error) from error.__cause__
 
 
 async def _fetch(
-    source: Source, settings: Settings, report: Room, *, command: str, plan_file: Path | None, clock: Clock
+    source: Source,
+    settings: Settings,
+    report: Room,
+    *,
+    command: str,
+    plan_file: Path | None,
+    clock: Clock,
+    bandwidth: Bandwidth | None,
 ) -> None:
     """Do what `fetch` does, but for the last word on a disk that is full."""
     check_dest(settings.dest)
@@ -88,6 +102,7 @@ async def _fetch(
                 connections=settings.concurrency_max + LISTING_CONNECTIONS,
                 stall_seconds=settings.stall_seconds,
                 governor=governor,
+                bandwidth=bandwidth,
             )
         )
         listing = Listing(Lister(session), LISTING_ATTEMPTS, report, clock)
@@ -140,6 +155,7 @@ async def _fetch(
             report=report,
             clock=clock,
             governor=governor,
+            bandwidth=bandwidth,
         )
         committer = Committer(
             group=source.group,

@@ -24,6 +24,7 @@ from .decisions import Nesting, refute
 from .diagnosis import destination_error
 from .errors import DestinationFullError, EndpointError, ListingDeniedError, ObjectError, Reason, decisive
 from .events import Adopted, Failed, Fetched, LimitSet, ListingEnded, Report
+from .hours import keep_hours
 from .keys import is_folder_marker
 from .listing import Stream
 from .model import Check, Decision, Fetch, PartState, Refuse, RemoteObject, Skip
@@ -122,6 +123,9 @@ class _Limit:
 
     def fetched(self, size: int, began: float) -> None:
         tools = self._tools
+        if isinstance(self._rule, AdaptiveLimit) and began <= tools.waited_at:
+            self._rule.disturbed(tools.clock.now())
+            return
         self._rule.finished(size, began, tools.clock.now(), tools.slots.in_flight)
         self._apply()
 
@@ -214,6 +218,7 @@ async def _flow(
 
     async with asyncio.TaskGroup() as group:
         watch = group.create_task(_watch(committer, committing), name="watch")
+        hours = group.create_task(keep_hours(tools.settings.window, tools.governor, tools.clock), name="hours")
         async with asyncio.TaskGroup() as workers:
             for number in range(tools.settings.concurrency_max):
                 work = loud(_work, queue, breaker, tools, committer, account=account, limit=limit)
@@ -224,6 +229,7 @@ async def _flow(
             for _ in range(tools.settings.concurrency_max):
                 await queue.put(None)
         watch.cancel()
+        hours.cancel()
 
 
 async def plan_all(pages: Pages, planner: Planner) -> None:

@@ -19,6 +19,7 @@ from .events import (
     ListingRetrying,
     PagePlanned,
     PartsKnown,
+    RateSet,
     Received,
     Released,
     Retrying,
@@ -93,13 +94,14 @@ class Tally:
     retries: int = 0
     throttled: int = 0
     limit: LimitSet | None = None
+    rate_limit: int | None = None
     held: Held | None = None
     known_by_size: int = 0
     named: bool = False
     listing_failed: bool = False
     denied_later: bool = False
 
-    def __call__(self, event: Event) -> None:  # noqa: C901 - a case for each event.
+    def __call__(self, event: Event) -> None:  # noqa: C901, PLR0912 - a case for each event.
         """Count an event."""
         match event:
             case Received(size):
@@ -119,6 +121,8 @@ class Tally:
                 self.held = None
             case LimitSet():
                 self.limit = event
+            case RateSet(bytes_per_second):
+                self.rate_limit = bytes_per_second
             case PartsKnown(parts, states, named):
                 self.named = named
                 for part in parts:

@@ -12,12 +12,14 @@ import typer
 from nccid_fetch.errors import UsageError
 
 from . import options
+from .signals import outlive_questions
 
 app = typer.Typer(name="nccid-fetch", pretty_exceptions_enable=False, add_completion=False)
 
 
 def run(arguments: list[str]) -> NoReturn:
     """Run the command line and exit."""
+    outlive_questions()
     try:
         code = app(arguments or ["--help"], prog_name="nccid-fetch", standalone_mode=False)
     except Exception as error:

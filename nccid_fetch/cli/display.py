@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from nccid_fetch.keys import printable
 from nccid_fetch.summary import PartTally, Tally
 
-from .output import held_text, limit_text, note, size_text, time_text
+from .output import held_text, limit_text, note, rate_text, size_text, time_text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -71,6 +71,8 @@ class Progress:
         troubles = {"failed": tally.failed + tally.refused, "retries": tally.retries, "throttled": tally.throttled}
         parts += [f"{number:,} {name}" for name, number in troubles.items() if number]
         parts.append(limit_text(tally.limit) if tally.limit is not None else "")
+        if tally.rate_limit is not None:
+            parts.append(f"limited to {rate_text(tally.rate_limit)} (--bwlimit)")
         if tally.held is not None:  # First: a line that is too long for its terminal is cut at its end.
             parts.insert(0, held_text(tally.held, self._now() - tally.held.since))
         return ", ".join(part for part in parts if part)

@@ -3,16 +3,18 @@
 import os
 import shlex
 import stat
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TextIO
 
 import typer
 
 from nccid_fetch import operations
+from nccid_fetch.bandwidth import Bandwidth
 from nccid_fetch.errors import AccessError, DestinationError, EndpointError, UsageError
 from nccid_fetch.events import (
     Committed,
@@ -33,10 +35,11 @@ from nccid_fetch.settings import Settings, Source
 from nccid_fetch.summary import Summary, Tally
 
 from . import options
-from .display import shown
+from .display import Progress, shown
 from .options import Format
-from .output import limit_text, note, note_hold, note_outcome, print_json, print_summary, size_text
+from .output import limit_text, note, note_hold, note_outcome, print_json, print_summary, rate_text, size_text
 from .runner import raise_descriptor_limit, run
+from .signals import STATE, TOGGLE
 
 Work = Callable[[Report], Coroutine[Any, Any, None]]
 
@@ -57,11 +60,23 @@ def fetch(command: str, values: options.Values) -> None:
         return
 
     settings = _within_limits(settings, quiet=Format(values["format_"]) is Format.QUIET)
+    bandwidth = None if settings.bwlimit is None else Bandwidth(settings.bwlimit)
 
     async def work(report: Report) -> None:
-        await operations.fetch(source, settings, report, command=command, plan_file=plan_file)
+        await operations.fetch(source, settings, report, command=command, plan_file=plan_file, bandwidth=bandwidth)
 
-    _run(command, values, source, settings, work, planned=False)
+    toggle = {TOGGLE: lambda: _toggle(bandwidth)}
+    _run(command, values, source, settings, work, planned=False, answers=toggle)
+
+
+def _toggle(bandwidth: Bandwidth | None) -> None:
+    """Turn --bwlimit off, or on again, and say so."""
+    if bandwidth is None:
+        note("SIGUSR2: there is no --bwlimit to turn off")
+        return
+    bandwidth.toggle()
+    told = "off until the next SIGUSR2" if bandwidth.is_off else f"on again; now it is {rate_text(bandwidth.rate)}"
+    note(f"SIGUSR2: --bwlimit is {told}")
 
 
 def _within_limits(settings: Settings, *, quiet: bool) -> Settings:
@@ -153,9 +168,17 @@ def _also_written(report: Report, out: TextIO | None) -> Report:
 
 
 def _run(
-    command: str, values: options.Values, source: Source, settings: Settings, work: Work, *, planned: bool
+    command: str,
+    values: options.Values,
+    source: Source,
+    settings: Settings,
+    work: Work,
+    *,
+    planned: bool,
+    answers: Mapping[int, Callable[[], None]] = MappingProxyType({}),
 ) -> None:
     tally = Tally()
+    progress = Progress(tally)
     spoken = Format(values["format_"])
     quiet = spoken in {Format.QUIET, Format.JSON}
     report = _also_told(tally) if values["verbose"] else tally
@@ -170,7 +193,7 @@ def _run(
             await work(report)
 
     try:
-        run(shown_work())
+        run(shown_work(), {STATE: lambda: note(progress.line()), **answers})
     except UsageError:
         raise
     except Exception as caught:  # noqa: BLE001 - whatever it is, the summary comes first.

@@ -10,6 +10,7 @@ import typer
 
 from nccid_fetch import __version__, warehouse
 from nccid_fetch.settings import CONCURRENCY_MAX, Durability, Existing, Settings, Source, Transport, Verify
+from nccid_fetch.timetable import Timetable, Window
 from nccid_fetch.units import parse_duration
 
 T = TypeVar("T")
@@ -151,6 +152,26 @@ Concurrency = Annotated[
         metavar="N|auto",
     ),
 ]
+BwLimit = Annotated[
+    str | None,
+    _option(
+        "--bwlimit",
+        _PACE,
+        "So many bytes a second at most: 20M, 5MB/s, off, or by the hour: '08:00,5M 19:00,off', 'Mon-08:00,5M Fri-19:00,off'.",
+        show_default="off",
+        metavar="RATE|TIMETABLE",
+    ),
+]
+Hours = Annotated[
+    str | None,
+    _option(
+        "--window",
+        _PACE,
+        "Ask for nothing outside of these hours, and go on by itself within: 19:00-07:00, '22:00-06:00,Sat-00:00-24:00'.",
+        show_default="all hours",
+        metavar="HH:MM-HH:MM",
+    ),
+]
 TransportChoice = Annotated[
     Transport, _option("--transport", _PACE, "Which client reads objects; auto takes the fast one wherever it is safe.")
 ]
@@ -227,6 +248,8 @@ SELECT: OptionGroup = PATIENCE | {
 }
 FETCH: OptionGroup = SELECT | {
     "concurrency": (Concurrency, 64),
+    "bwlimit": (BwLimit, None),
+    "window": (Hours, None),
     "dry_run": (DryRun, False),
     "verify": (VerifyBy, Verify.MD5),
     "require_verified": (RequireVerified, False),
@@ -297,4 +320,7 @@ def settings_of(values: Values, parts: Sequence[str] = ()) -> Settings:
     named |= {f"{name}_seconds": values[name] for name in DURATIONS if name in values}
     named["include"] = tuple(named["include"] or ())
     named["exclude"] = tuple(named["exclude"] or ())
+    for name, kind in (("bwlimit", Timetable), ("window", Window)):
+        if named.get(name) is not None:
+            named[name] = kind(named[name])
     return Settings(**named, parts=tuple(parts))

@@ -49,12 +49,22 @@ def objects_text(number: int) -> str:
 
 def held_text(held: Held, seconds: float) -> str:
     """Return what a run waits for that has been held for so many seconds: the endpoint, 2m 10s of 15m 00s."""
+    if held.until is not None:
+        return f"waiting for {hour_text(held)} (--window)"
     return f"waiting for {held.reason}, {time_text(seconds)} of {time_text(held.retry_for_seconds)}"
+
+
+def hour_text(held: Held) -> str:
+    """Return when a run goes on, by the clock on the wall: 19:00, or Sat 00:00 where that is more than a day away."""
+    assert held.until is not None
+    return f"{held.until:%a %H:%M}" if held.pause_seconds >= 86_400 else f"{held.until:%H:%M}"
 
 
 def note_hold(event: Held | Released) -> None:
     """Say on stderr that a run waits, or that it goes on."""
-    if isinstance(event, Held):
+    if isinstance(event, Held) and event.until is not None:
+        note(f"waiting for {hour_text(event)} (--window)")
+    elif isinstance(event, Held):
         note(f"waiting for {event.reason}: {event.message}; asked again in {event.pause_seconds:.1f}s")
     else:
         note(f"going on: waited {time_text(event.seconds)} for {event.reason}")
@@ -65,6 +75,11 @@ def limit_text(limit: LimitSet) -> str:
     if limit.of is None:
         return f"{limit.objects} in flight (auto)"
     return f"slowed down by the server: {limit.objects} of {limit.of} in flight" if limit.objects < limit.of else ""
+
+
+def rate_text(bytes_per_second: int | None) -> str:
+    """Return how many bytes may come."""
+    return "off" if bytes_per_second is None else f"{size_text(bytes_per_second)}/s"
 
 
 def note(text: str) -> None:
