@@ -2,7 +2,7 @@
 
 Bytes are counted on one line. Whoever wants some takes the next ones on it and waits until they are served, which
 happens at the rate that holds: so whoever came first is served first, and a change of the rate is one for all who wait.
-What nobody wants is not saved up, but for a quarter of a second's worth. What was received without being asked for is owed:
+What nobody wants is not saved up, but for a tenth of a second's worth. What was received without being asked for is owed:
 it stands on the line before whoever comes next.
 
 Over any minute that is the rate, but for what is taken at once: at most `piece` bytes, which is a second's worth.
@@ -12,7 +12,7 @@ from .clock import REAL, Clock
 from .events import RateSet, Report
 from .timetable import Timetable, seconds_to
 
-BURST_SECONDS = 0.25
+BURST_SECONDS = 0.1
 PIECE_SECONDS = 1.0
 LOOK_SECONDS = 1.0
 """How often the clock on the wall is looked at: it may be set, and a machine that slept wakes up at another hour. Who waits does
