@@ -12,7 +12,7 @@ import typer
 from nccid_fetch.errors import UsageError
 
 from . import options
-from .signals import outlive_questions
+from .signals import ignore_questions, outlive_questions
 
 app = typer.Typer(name="nccid-fetch", pretty_exceptions_enable=False, add_completion=False)
 
@@ -28,7 +28,8 @@ def run(arguments: list[str]) -> NoReturn:
         from .output import print_error  # noqa: PLC0415 - here and below: --help needs none of it.
 
         print_error(_usage_error(error))
-        sys.exit(UsageError.exit_code)
+        code = UsageError.exit_code
+    ignore_questions()
     sys.exit(code if arguments else UsageError.exit_code)
 
 

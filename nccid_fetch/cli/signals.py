@@ -42,6 +42,12 @@ def outlive_questions() -> None:
         signal.signal(number, lambda *_: None)
 
 
+def ignore_questions() -> None:
+    """Let them do nothing while Python ends, which puts back what the system would have."""
+    for number in QUESTIONS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 @contextmanager
 def going_to(hear: Callable[[int], object]) -> Iterator[None]:
     """Let signals go to a function, while the block lasts.

@@ -8,13 +8,14 @@ region, hold checksums of ranges against bodies, retry behind our back; and what
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from time import monotonic
 from typing import Any
 from urllib.parse import urlsplit
 
 import aioboto3
 import aiobotocore.session
+from aiobotocore.credentials import AioProcessProvider
 from botocore import UNSIGNED
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSPreparedRequest, AWSRequest
@@ -45,6 +46,8 @@ ASK_SECONDS = 10.0
 minutes, one after the other, where nothing newer is had."""
 RENEWAL_SECONDS = 120.0
 """Whoever gives credentials has so long: a program may wait for somebody who is not there, and the run with it, for ever."""
+ENDED_SECONDS = 1.0
+"""A program that was killed is gone by then."""
 _CREDENTIAL_FAILURES = (
     *(BotoCoreError, ClientError, OSError, ValueError),
     *(AttributeError, LookupError, RuntimeError, TypeError),
@@ -356,6 +359,9 @@ def _core(source: Source) -> aiobotocore.session.AioSession:
 
 async def _load_credentials(core: aiobotocore.session.AioSession) -> Any:  # noqa: ANN401 - botocore has no types.
     try:
+        for provider in core.get_component("credential_provider").providers:
+            if isinstance(provider, AioProcessProvider):
+                provider._popen = _Program.start  # noqa: SLF001 - there is no other way to end what does not end.
         credentials = await core.get_credentials()
         if credentials is not None:
             await credentials.get_frozen_credentials()  # Temporary ones are fetched now, or cannot be.
@@ -366,6 +372,34 @@ async def _load_credentials(core: aiobotocore.session.AioSession) -> Any:  # noq
     if credentials is None:
         raise _no_credentials(NoCredentialsError())
     return credentials
+
+
+class _Program:
+    """A `credential_process`, as botocore uses one, but ended where nobody waits for it any more."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    @classmethod
+    async def start(cls, *command: str, **options: Any) -> "_Program":  # noqa: ANN401 - botocore has no types.
+        """Start it."""
+        return cls(await asyncio.create_subprocess_exec(*command, **options))
+
+    @property
+    def returncode(self) -> int | None:
+        """How it ended."""
+        return self._process.returncode
+
+    async def communicate(self) -> tuple[bytes, bytes]:
+        """Wait for its end, and return what it printed."""
+        try:
+            return await self._process.communicate()
+        except asyncio.CancelledError:
+            self._process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001 - ends it, and closes its pipes.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(ENDED_SECONDS):
+                    await self._process.wait()
+            raise
 
 
 def _no_credentials(error: Exception) -> CredentialsError:
