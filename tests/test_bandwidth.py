@@ -15,9 +15,13 @@ import pytest
 from nccid_fetch.bandwidth import Bandwidth
 from nccid_fetch.clock import Clock
 from nccid_fetch.events import Event, RateSet, Received
-from nccid_fetch.settings import Transport
+from nccid_fetch.settings import Source, Transport
+from nccid_fetch.store.pages import Lister
+from nccid_fetch.store.session import open_session
 from nccid_fetch.timetable import Timetable
 
+from .conftest import run
+from .night import Night
 from .oracle import check_tree, fetch, snapshot
 from .servers.scripted import ScriptedS3
 from .virtual import VirtualLoop
@@ -220,6 +224,29 @@ def test_where_nothing_is_limited_taking_does_not_even_let_others_have_their_tur
     on(line, scene)
 
 
+def test_what_a_listing_took_is_owed_by_the_next_request_and_a_page_is_taken_for_as_long_as_the_one_before() -> None:
+    night = Night()
+    bandwidth = Bandwidth(Timetable("2KB"), night.clock)
+
+    async def scene() -> list[float]:
+        times = []
+        with ScriptedS3() as s3:
+            for number in range(100):
+                s3.put(f"training/data/Covid{number:04}/a.json", b"{}")
+            source = Source(endpoint_url=s3.endpoint_url)
+            async with open_session(source, connections=1, stall_seconds=30.0, bandwidth=bandwidth) as session:
+                lister = Lister(session)
+                for _ in range(3):
+                    await lister.page("training/data/")
+                    times.append(night.now)
+        return times
+
+    first, second, third = run(scene())
+    assert first == 0
+    assert second > 100 * 200 / 2000, "at least 200 bytes for each key"
+    assert third == pytest.approx(2 * second, rel=0.01)
+
+
 @pytest.mark.parametrize("transport", [Transport.FAST, Transport.AIOBOTO3])
 @pytest.mark.parametrize("sizes", [[20_000] * 130, [2_600_000]], ids=["small", "large"])
 def test_a_real_run_takes_the_time_that_its_bytes_have(dest: Path, transport: Transport, sizes: list[int]) -> None:
@@ -234,10 +261,10 @@ def test_a_real_run_takes_the_time_that_its_bytes_have(dest: Path, transport: Tr
     with ScriptedS3() as s3:
         for number, size in enumerate(sizes):
             s3.put(f"training/data/Covid{number:04}/a.json", bytes(size))
-        run = fetch(s3, dest, bwlimit=Timetable(f"{limit}B"), transport=transport, report=listen)
-        assert run.exit_code == 0
+        ended = fetch(s3, dest, bwlimit=Timetable(f"{limit}B"), transport=transport, report=listen)
+        assert ended.exit_code == 0
         assert check_tree(dest, snapshot(s3)) == set(snapshot(s3))
     steady = [(second, size) for second, size in came if second > came[0][0] + 0.12]  # After the burst.
     received = sum(size for _, size in steady[:-1])  # What comes last is what the next one would wait for.
     assert received / (steady[-1][0] - steady[0][0]) == pytest.approx(limit, rel=0.05)
-    assert run.tally.rate_limit == limit
+    assert ended.tally.rate_limit == limit

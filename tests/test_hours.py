@@ -20,7 +20,7 @@ from nccid_fetch.errors import (
 from nccid_fetch.events import Committed, Event, Held, LimitSet, PartsKnown, Released, Wait
 from nccid_fetch.governor import Governor
 from nccid_fetch.hours import keep_hours
-from nccid_fetch.timetable import Window
+from nccid_fetch.timetable import Timetable, Window
 
 from .conftest import run
 from .oracle import Run
@@ -305,3 +305,13 @@ def test_a_server_that_fails_when_the_hours_begin_is_no_word_on_the_credentials(
     assert ended.exit_code == 0
     released = [event for event in ended.events if isinstance(event, Released) and event.reason is Wait.CREDENTIALS]
     assert released[0].seconds >= 2 * SECONDS - 1
+
+
+def test_auto_learns_nothing_from_objects_that_waited_for_bandwidth(world: World, watch: Watch) -> None:
+    """Fewer in flight would bring no less, and as many as before are wanted when the limit goes."""
+    for number in range(800):
+        world.bucket.put(f"training/data/Covid1{number:04}/a.json", bytes(1000))
+    ended = world.run(bwlimit=Timetable("2000B"), concurrency="auto")
+    assert ended.exit_code == 0
+    assert world.seconds > 300, "the limit is what held it up"
+    assert {event.objects for event in ended.events if isinstance(event, LimitSet)} <= {64}
