@@ -14,8 +14,8 @@ from typing import Any, get_args
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from nccid_fetch.cli.flags import LogFormat
 from nccid_fetch.cli.narration import Narrator, sentences
-from nccid_fetch.cli.options import LogFormat
 from nccid_fetch.cli.records.files import open_to_append
 from nccid_fetch.cli.records.log import OLD_LOGS, Log
 from nccid_fetch.cli.records.metrics import EVERY_SECONDS, OUTCOMES, Metrics

@@ -11,8 +11,8 @@ from nccid_fetch.keys import printable
 
 from . import awsfiles, options
 from .configfile import settable, toml, usual_path
+from .flags import Format
 from .help import PANELS, Command, panel_of, place_of
-from .options import Format
 from .origins import Origin, origin_of
 from .output import print_json
 
