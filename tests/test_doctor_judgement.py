@@ -23,8 +23,9 @@ from nccid_fetch.doctor.judge_destination import EVERYTHING_BYTES, findings_of
 from nccid_fetch.doctor.premises import Premises, look_at
 from nccid_fetch.doctor.records import Damaged, Healthy, Held, Newer, health_of
 from nccid_fetch.errors import CredentialsError, EndpointError, UntrustedError
-from nccid_fetch.journal import VERSION, Journal
+from nccid_fetch.journal import Journal
 from nccid_fetch.model import ETag, Record, Space, VerifiedBy
+from nccid_fetch.schema import VERSION
 from nccid_fetch.settings import Source
 from nccid_fetch.store import programs
 from nccid_fetch.store.identity import Identity, account_of, identity_of, is_aws, method_of, region_origin, shortened

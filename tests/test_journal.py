@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nccid_fetch import journal as module
+from nccid_fetch import schema
 from nccid_fetch.errors import DestinationBusyError, DestinationError, Reason, UsageError
 from nccid_fetch.journal import Journal
 from nccid_fetch.keys import STATE_FOLDER
@@ -568,7 +569,7 @@ def test_a_change_of_version_that_breaks_off_changes_nothing(dest: Path, monkeyp
     old_journal(dest)
     before = schema_of(dest)
     with monkeypatch.context() as patch:
-        patch.setattr(module, "MIGRATION", {1: module.MIGRATION[1] + "INSERT INTO nothing VALUES (1);"})
+        patch.setattr(module, "MIGRATION", {1: schema.MIGRATION[1] + "INSERT INTO nothing VALUES (1);"})
         with pytest.raises(DestinationError), opened(dest):
             pass
     assert (schema_of(dest), rows_of(dest, "PRAGMA user_version")) == (before, [(1,)])

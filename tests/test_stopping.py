@@ -15,7 +15,7 @@ from nccid_fetch import admission, planfile, warehouse
 from nccid_fetch.clock import Clock
 from nccid_fetch.errors import ObjectError, Reason, TransientError, UnreachableError
 from nccid_fetch.events import Committed, Event, ListingEnded, Stopped, StoppedBy
-from nccid_fetch.model import Fetch, PartState, Why
+from nccid_fetch.model import Fetch, PartState, RemoteObject, Why
 from nccid_fetch.settings import OnFailure, Source, Transport
 from nccid_fetch.stopping import GRACE_SECONDS_MAX
 
@@ -428,7 +428,7 @@ def test_a_plan_is_carried_out_by_whole_patients_too_however_it_is_ordered(
         planfile.write_header(out, Source())
         for key in lines:
             stored = bucket.now[key].version
-            remote = planfile.RemoteObject(key, len(stored.body), bucket.now[key].etag, stored.modified_ns)
+            remote = RemoteObject(key, len(stored.body), bucket.now[key].etag, stored.modified_ns)
             planfile.write_decision(out, Fetch(remote, Why.MISSING))
     here = world(bucket)
     for number in range(1, 4):
@@ -507,7 +507,7 @@ def test_whatever_the_weather_enough_runs_that_stop_make_the_right_tree(tmp_path
     chance = random.Random(seed)
     for _ in range(6):
         night.bucket.weather = gale = Gale(chance, night)
-        options = chance.choice(
+        options: dict[str, Any] = chance.choice(
             [
                 {"max_patients": chance.randint(1, 4)},
                 {"max_bytes": chance.choice([1, 20_000, 100_000])},

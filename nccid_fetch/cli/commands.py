@@ -6,14 +6,17 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from inspect import Parameter
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
-from nccid_fetch.errors import UsageError
+from nccid_fetch.errors import RunError, UsageError
 
 from . import completion, options
 from .help import AFTERWARDS, FETCH, LOOK_FIRST, SET_UP, Command, Group
+
+if TYPE_CHECKING:
+    from .records.keeping import Records
 
 app = typer.Typer(
     name=completion.PROGRAM,
@@ -58,26 +61,34 @@ def _root(_: options.Version = False) -> None:
 
 
 @contextmanager
-def _ending(values: options.Values) -> Iterator[None]:
-    """Turn whatever ends a command into one sentence and an exit code."""
+def _ending(values: options.Values) -> Iterator["Records"]:
+    """Turn whatever ends a command into one sentence, an exit code, and the end of its records."""
+    from .records.keeping import Records  # noqa: PLC0415
+
+    records = Records(values)
+    code, defect = 0, None
     try:
-        yield
-    except typer.Exit:
-        raise
+        records.open()
+        yield records
+    except typer.Exit as end:
+        code = end.exit_code
     except BrokenPipeError:
         # Whoever reads has seen enough, as in `ls | head`. What is still to be flushed must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(128 + signal.SIGPIPE) from None
+        code = 128 + signal.SIGPIPE
     except UsageError as error:
         from .origins import located  # noqa: PLC0415
         from .output import print_error  # noqa: PLC0415
 
         print_error(located(error, values["context"]))
-        raise typer.Exit(error.exit_code) from None
+        code = error.exit_code
     except Exception as error:  # noqa: BLE001 - the last one that can say anything.
         from .runner import report_failure  # noqa: PLC0415
 
-        raise typer.Exit(report_failure(error, debug=values["debug"])) from None
+        defect = None if isinstance(error, RunError) else error
+        code = report_failure(error, debug=values["debug"], at_end=records.end)
+    records.end(code, defect)
+    raise typer.Exit(code)
 
 
 def _command(name: str, panel: str, examples: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -101,13 +112,13 @@ def _command(name: str, panel: str, examples: str) -> Callable[[Callable[..., No
     nccid-fetch all --dest /data/nccid --format json > summary.json
     """,
 )
-@options.takes(options.FETCH, options.SOURCE, options.OUTPUT)
+@options.takes(options.FETCH, options.RECORDS, options.SOURCE, options.OUTPUT)
 def fetch_all(values: options.Values) -> None:
     """Fetch every part that the credentials allow."""
     from .fetching import fetch  # noqa: PLC0415
 
-    with _ending(values):
-        fetch("all", values)
+    with _ending(values) as records:
+        fetch("all", values, records)
 
 
 @_command(
@@ -120,16 +131,20 @@ def fetch_all(values: options.Values) -> None:
     """,
 )
 @options.takes(
-    {"parts": (options.Parts, None), "plan": (options.PlanFile, None)}, options.FETCH, options.SOURCE, options.OUTPUT
+    {"parts": (options.Parts, None), "plan": (options.PlanFile, None)},
+    options.FETCH,
+    options.RECORDS,
+    options.SOURCE,
+    options.OUTPUT,
 )
 def get(values: options.Values) -> None:
     """Fetch the named parts, or carry out a plan."""
     from .fetching import fetch  # noqa: PLC0415
 
-    with _ending(values):
+    with _ending(values) as records:
         if bool(values["parts"]) == bool(values["plan"]):
             raise UsageError("get takes the names of parts, or --plan FILE", hint="nccid-fetch all fetches everything")
-        fetch("get", values)
+        fetch("get", values, records)
 
 
 @_command(
@@ -151,8 +166,8 @@ def plan(values: options.Values) -> None:
     """List and decide, download nothing. 'get --plan' carries out what '--output' wrote."""
     from .fetching import plan as make_plan  # noqa: PLC0415
 
-    with _ending(values):
-        make_plan("plan", values)
+    with _ending(values) as records:
+        make_plan("plan", values, records)
 
 
 @_command(
@@ -225,7 +240,7 @@ def status(values: options.Values) -> None:
     nccid-fetch config --example > ~/.config/nccid-fetch/config.toml
     """,
 )
-@options.takes({"example": (options.Example, False)}, options.FETCH, options.SOURCE, options.OUTPUT)
+@options.takes({"example": (options.Example, False)}, options.FETCH, options.RECORDS, options.SOURCE, options.OUTPUT)
 def config(values: options.Values) -> None:
     """Show every option's value and its source."""
     from .config import print_example, show  # noqa: PLC0415
@@ -274,8 +289,8 @@ def demo(values: options.Values) -> None:
     """
     from .demo import demonstrate, serve  # noqa: PLC0415
 
-    with _ending(values):
+    with _ending(values) as records:
         if values["serve"]:
-            serve()
+            serve(values)
         else:
-            demonstrate(values)
+            demonstrate(values, records)

@@ -16,14 +16,15 @@ from nccid_fetch.warehouse import BUCKET
 from . import options
 from .fetching import fetch
 from .options import Format
-from .output import note
+from .output import note, print_json
+from .records.keeping import Records
 
 _CONCURRENCY = 64
 _ENDING = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 
-def serve() -> None:
-    """Keep a server with the synthetic warehouse up until a signal comes."""
+def serve(values: options.Values) -> None:
+    """Keep a server with the synthetic warehouse up until a signal comes, which is how it is meant to end."""
     require_extra()
     # Before there are threads, which inherit it: a signal that finds one where it is not blocked ends the process.
     signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
@@ -32,14 +33,17 @@ def serve() -> None:
 
     with DemoServer() as server:
         count = server.load(warehouse())
-        for name, value in server.environment.items():
-            print(f"export {name}={value}")
-        sys.stdout.flush()
+        if Format(values["format_"]) is Format.JSON:  # Now, as whoever reads it wants to use it.
+            print_json({"schema": "nccid-fetch/serve/1", "environment": server.environment, "exit_code": 0})
+        else:
+            for name, value in server.environment.items():
+                print(f"export {name}={value}")
+            sys.stdout.flush()
         note(f"{count} objects in {BUCKET}; with these variables set, any S3 client finds them. Ctrl-C ends it.")
         signal.sigwait(_ENDING)
 
 
-def demonstrate(values: options.Values) -> None:
+def demonstrate(values: options.Values, records: Records) -> None:
     """Fetch everything twice.
 
     Raises:
@@ -67,9 +71,9 @@ def demonstrate(values: options.Values) -> None:
         if human:
             print(f"A synthetic warehouse of {count} objects is at {server.endpoint_url}.")
             print(f"$ nccid-fetch all --concurrency {_CONCURRENCY} --dest {dest}\n", flush=True)
-            _fetched(fetching)
+            _fetched(fetching, records)
             print("\nThe same command once more: nothing is fetched twice.\n", flush=True)
-        _fetched(fetching)
+        _fetched(fetching, records)
 
 
 def _defaults() -> options.Values:
@@ -79,14 +83,14 @@ def _defaults() -> options.Values:
     }
 
 
-def _fetched(values: options.Values) -> None:
+def _fetched(values: options.Values, records: Records) -> None:
     """Run `all` and go on if all is well.
 
     Raises:
         typer.Exit: It is not.
     """
     try:
-        fetch("all", values)
+        fetch("all", values, records)
     except typer.Exit as end:
         if end.exit_code:
             raise

@@ -14,35 +14,24 @@ import typer
 
 from nccid_fetch import operations
 from nccid_fetch.errors import AccessError, DestinationError, EndpointError, UsageError
-from nccid_fetch.events import (
-    Committed,
-    Event,
-    Failed,
-    Held,
-    LimitSet,
-    ListingRetrying,
-    PagePlanned,
-    Released,
-    Report,
-    Retrying,
-    Stopped,
-)
+from nccid_fetch.events import Event, PagePlanned, Report
 from nccid_fetch.planfile import write_decision, write_header
 from nccid_fetch.settings import Settings, Source
 from nccid_fetch.summary import Summary, Tally
 
 from . import options
+from .audience import audience
 from .closing import print_summary
-from .display import shown
 from .options import Format
-from .output import limit_text, note, note_hold, note_outcome, print_json
-from .publishing import published, warning_of
+from .output import note, note_outcome, print_json
+from .publishing import published
+from .records.keeping import Records
 from .runner import raise_descriptor_limit, run
 
 Work = Callable[[Report], Coroutine[Any, Any, None]]
 
 
-def fetch(command: str, values: options.Values) -> None:
+def fetch(command: str, values: options.Values, records: Records) -> None:
     """Carry out `all` or `get`, or what they would do with `--dry-run`.
 
     Raises:
@@ -57,7 +46,7 @@ def fetch(command: str, values: options.Values) -> None:
         for name in ("max_duration", "max_bytes", "max_patients"):
             if values[name] is not None and Format(values["format_"]) is not Format.QUIET:
                 note(f"note: --dry-run shows all that is to be fetched, whatever --{name.replace('_', '-')} says")
-        plan(command, values)
+        plan(command, values, records)
         return
 
     settings = _within_limits(settings, quiet=Format(values["format_"]) is Format.QUIET)
@@ -67,7 +56,7 @@ def fetch(command: str, values: options.Values) -> None:
 
     tally = Tally()
     with published(command, source, settings, tally) as publish:
-        _run(command, values, source, settings, work, tally=tally, listeners=(publish,), planned=False)
+        _run(command, values, records, source, settings, work=work, tally=tally, listeners=(publish,), planned=False)
 
 
 def _within_limits(settings: Settings, *, quiet: bool) -> Settings:
@@ -99,7 +88,7 @@ def _warn_if_open(settings: Settings, *, quiet: bool) -> None:
         )
 
 
-def plan(command: str, values: options.Values) -> None:
+def plan(command: str, values: options.Values, records: Records) -> None:
     """Carry out `plan`. Raises as `fetch` does."""
     source, settings = options.source_of(values), options.settings_of(values, values.get("parts") or ())
     output: Path | None = values.get("output")
@@ -109,9 +98,10 @@ def plan(command: str, values: options.Values) -> None:
             write_header(out, source)
 
         async def work(report: Report) -> None:
-            await operations.plan(source, settings, _also_written(report, out))
+            also = report if out is None or output is None else _also_written(report, out, output)
+            await operations.plan(source, settings, also)
 
-        _run(command, values, source, settings, work, tally=Tally(), planned=True)
+        _run(command, values, records, source, settings, work=work, tally=Tally(), planned=True)
 
 
 @contextmanager
@@ -140,19 +130,25 @@ def _written_whole(path: Path) -> Iterator[TextIO]:
             part.replace(path)
         raise
     except OSError as error:
-        raise DestinationError(
-            f"--output {path} cannot be written: {error.strerror}", hint="make room there"
-        ) from error
+        raise _unwritten(path, error) from error
     finally:
         if plain:
             part.unlink(missing_ok=True)
 
 
-def _also_written(report: Report, out: TextIO | None) -> Report:
+def _unwritten(path: Path, error: OSError) -> DestinationError:
+    return DestinationError(f"--output {path} cannot be written: {error.strerror}", hint="make room there")
+
+
+def _also_written(report: Report, out: TextIO, path: Path) -> Report:
     def listen(event: Event) -> None:
-        if out is not None and isinstance(event, PagePlanned):
-            for decision in event.decisions:
-                write_decision(out, decision)
+        if isinstance(event, PagePlanned):
+            try:
+                for decision in event.decisions:
+                    write_decision(out, decision)
+                out.flush()  # So that what cannot be written is found out before the summary says that all is well.
+            except OSError as error:
+                raise _unwritten(path, error) from error
         report(event)
 
     return listen
@@ -161,30 +157,26 @@ def _also_written(report: Report, out: TextIO | None) -> Report:
 def _run(
     command: str,
     values: options.Values,
+    records: Records,
     source: Source,
     settings: Settings,
-    work: Work,
     *,
+    work: Work,
     tally: Tally,
     listeners: Sequence[Report] = (),
     planned: bool,
 ) -> None:
     spoken = Format(values["format_"])
-    quiet = spoken in {Format.QUIET, Format.JSON}
-    report = _also_told(tally) if values["verbose"] else tally
-    if spoken is not Format.QUIET:
-        report = _warned(report)
-    report = _all_told(report, listeners)
     started = datetime.now(UTC)
     error: Exception | None = None
 
-    async def shown_work() -> None:
+    async def followed_work() -> None:
         _warn_if_open(settings, quiet=planned or spoken is Format.QUIET)
-        async with shown(tally, quiet=quiet):
+        async with audience(values, tally, records, listeners) as report:
             await work(report)
 
     try:
-        run(shown_work(), quiet=spoken is Format.QUIET)
+        run(followed_work(), quiet=spoken is Format.QUIET)
     except UsageError:
         raise
     except Exception as caught:  # noqa: BLE001 - whatever it is, the summary comes first.
@@ -197,57 +189,13 @@ def _run(
             "no key matches --include and --exclude", hint="patterns begin with the part: --include 'ct/Covid0000/*'"
         )
     summary = Summary(command, source, settings, tally, started, datetime.now(UTC), code, planned)
-    if spoken is Format.JSON:
-        print_json(summary.as_dict())
-    elif spoken is not Format.QUIET and tally.listed.objects:
-        print_summary(summary)
+    records.summary = summary
+    with records.stdout():
+        if spoken is Format.JSON:
+            print_json(summary.as_dict())
+        elif spoken is not Format.QUIET and tally.listed.objects:
+            print_summary(summary)
     note_outcome(summary, quiet=spoken is Format.QUIET, raised=error is not None)
     if error is not None:
         raise error
     raise typer.Exit(code)
-
-
-def _all_told(report: Report, listeners: Sequence[Report]) -> Report:
-    """Let others hear what happens, too."""
-
-    def listen(event: Event) -> None:
-        for listener in listeners:
-            listener(event)
-        report(event)
-
-    return listen
-
-
-def _warned(report: Report) -> Report:
-    """Say on stderr what may go wrong with the destination, as soon as it is known."""
-
-    def listen(event: Event) -> None:
-        if (warning := warning_of(event)) is not None:
-            note(warning)
-        report(event)
-
-    return listen
-
-
-def _also_told(report: Report) -> Report:
-    """Name every retry, every wait and every failure on stderr as it happens."""
-
-    def listen(event: Event) -> None:
-        match event:
-            case Retrying(remote, attempt, message, pause):
-                note(f"retry: {remote.key}: attempt {attempt}: {message}; next in {pause:.1f}s")
-            case ListingRetrying(prefix, message, pause):
-                note(f"retry: the listing of {prefix}: {message}; next in {pause:.1f}s")
-            case Held() | Released():
-                note_hold(event)
-            case Stopped(by, message):
-                note(f"stopping, for {by}: {message}")
-            case LimitSet() if event.of is not None and (told := limit_text(event)):
-                note(told)
-            case Committed(outcomes):
-                for outcome in outcomes:
-                    if isinstance(outcome, Failed):
-                        note(f"{outcome.reason}: {outcome.remote.key}: {outcome.message}")
-        report(event)
-
-    return listen

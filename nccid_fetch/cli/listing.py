@@ -17,7 +17,7 @@ from nccid_fetch.summary import Count
 
 from . import options
 from .options import Format
-from .output import note, note_hold, print_json, print_table, size_text
+from .output import answer, hold_text, note, print_json, print_table, size_text
 from .runner import run
 
 
@@ -69,7 +69,7 @@ def show(values: options.Values) -> None:
 def _heed(event: Event) -> None:
     """Say what a listing waits for: it has no display."""
     if isinstance(event, Held | Released):
-        note_hold(event)
+        note(hold_text(event))
 
 
 def _ignore(_: Event) -> None:
@@ -127,6 +127,7 @@ class _Lines:
 
     def end(self, code: int) -> None:
         if self._as_json:
+            answer.is_given = True
             sys.stdout.write(f'{self._unwritten}\n], "exit_code": {code}}}\n')
         sys.stdout.flush()
 

@@ -240,6 +240,30 @@ OutputFormat = Annotated[
 ]
 Verbose = Annotated[bool, _option("--verbose", _TELL, "Name every retry and every failure as it happens.", short="-v")]
 Debug = Annotated[bool, _option("--debug", _TELL, "Show a traceback with an error.")]
+LogFile = Annotated[
+    Path | None,
+    _option("--log-file", _TELL, "Write down all that happens, for whom stderr tells too little.", metavar="FILE"),
+]
+LogFormatChoice = Annotated[
+    LogFormat, _option("--log-format", _TELL, "Write the log as lines of text, or as one JSON object per line.")
+]
+Events = Annotated[
+    Path | None,
+    _option("--events", _TELL, "Write every event as a JSON object per line; - for stdout.", metavar="FILE|-"),
+]
+MetricsFile = Annotated[
+    Path | None,
+    _option("--metrics", _TELL, "Keep a file of numbers for Prometheus' node exporter: NAME.prom.", metavar="FILE"),
+]
+OnFinish = Annotated[
+    str | None,
+    _option(
+        "--on-finish",
+        _TELL,
+        "Run this in a shell when the run is over, however it ended, with the summary on stdin.",
+        metavar="CMD",
+    ),
+]
 PlanOutput = Annotated[
     Path | None, _option("--output", _TELL, "Write the plan to a file, as JSON lines.", parser=_path, metavar="FILE")
 ]
@@ -320,6 +344,9 @@ FETCH: OptionGroup = SELECT | {
     "on_failure": (FailurePolicy, OnFailure.CONTINUE),
 }
 
+RECORDS: OptionGroup = {"metrics": (MetricsFile, None), "on_finish": (OnFinish, None)}
+"""What only a run has; what every command has is in OUTPUT."""
+
 DURATIONS = ("stall", "retry_for", "max_duration")
 """Options that are written with a unit, and become seconds."""
 
@@ -353,6 +380,9 @@ OUTPUT: OptionGroup = {
     "format_": (OutputFormat, Format.AUTO),
     "verbose": (Verbose, False),
     "debug": (Debug, False),
+    "log_file": (LogFile, None),
+    "log_format": (LogFormatChoice, LogFormat.TEXT),
+    "events": (Events, None),
     "version": (Version, False),
     "config": (ConfigFile, None),
 }

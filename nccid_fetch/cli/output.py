@@ -2,8 +2,8 @@
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
 from nccid_fetch.errors import AccessError, RunError
@@ -53,12 +53,11 @@ def waiting_text(waiting: Waiting) -> str:
     return f"waiting for {waiting.reason}, {time_text(waiting.seconds)} of {time_text(waiting.retry_for_seconds)}"
 
 
-def note_hold(event: Held | Released) -> None:
-    """Say on stderr that a run waits, or that it goes on."""
+def hold_text(event: Held | Released) -> str:
+    """Return that a run waits, or that it goes on."""
     if isinstance(event, Held):
-        note(f"waiting for {event.reason}: {event.message}; asked again in {event.pause_seconds:.1f}s")
-    else:
-        note(f"going on: waited {time_text(event.seconds)} for {event.reason}")
+        return f"waiting for {event.reason}: {event.message}; asked again in {event.pause_seconds:.1f}s"
+    return f"going on: waited {time_text(event.seconds)} for {event.reason}"
 
 
 def limit_text(limit: LimitSet) -> str:
@@ -69,9 +68,29 @@ def limit_text(limit: LimitSet) -> str:
 
 
 def note(text: str) -> None:
-    """Write a line to stderr."""
+    """Write a line to stderr, and let whoever keeps a record of that have it first."""
+    for hear in _hearers:
+        hear(text)
+    say(text)
+
+
+def say(text: str) -> None:
+    """Write a line to stderr alone."""
     with suppress(OSError):  # A terminal that went away is no reason for a run to end.
         print(printable(text), file=sys.stderr, flush=True)
+
+
+_hearers: list[Callable[[str], object]] = []
+
+
+@contextmanager
+def heard_by(hear: Callable[[str], object]) -> Iterator[None]:
+    """Let a function have every line that `note` writes, while the block lasts. It is called in whichever thread that is."""
+    _hearers.append(hear)
+    try:
+        yield
+    finally:
+        _hearers.remove(hear)
 
 
 def print_error(error: RunError) -> None:
@@ -83,7 +102,21 @@ def print_error(error: RunError) -> None:
 
 def print_json(value: dict[str, Any]) -> None:
     """Write one JSON object to stdout."""
+    answer.is_given = True
     print(json.dumps(value, indent=2), flush=True)
+
+
+class _Answer:
+    """What `--format json` promises: one object, whatever happens.
+
+    Attributes:
+        is_given: Whether this command has printed it, or begun to.
+    """
+
+    is_given = False
+
+
+answer = _Answer()
 
 
 def print_table(rows: list[tuple[str, ...]], out: TextIO | None = None) -> None:

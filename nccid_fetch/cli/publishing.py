@@ -15,7 +15,7 @@ from nccid_fetch.status import RunStatus, time_of
 from nccid_fetch.statusfile import Publisher, this_process
 from nccid_fetch.summary import Tally
 
-from .output import size_text
+from .narration import sentences
 
 _ENDS = {
     0: "everything that was asked for is in place",
@@ -26,20 +26,6 @@ _ENDS = {
 }
 _AGAIN = "run the same command again"
 _HINTS = {1: f"{_AGAIN} to try them once more", 5: _AGAIN}
-
-
-def warning_of(event: Event) -> str | None:
-    """Return what is to be said of what may go wrong with a destination; None of any other event."""
-    match event:
-        case RoomShort(needed_bytes, needed_files, free_bytes, free_files):
-            files = "" if free_files is None else f" and {free_files:,} files"
-            return (
-                f"warning: what is planned so far takes {size_text(needed_bytes)} in {needed_files:,} files, and"
-                f" {size_text(free_bytes)}{files} are free; the run goes on until there is no more room"
-            )
-        case RemoteFound(name):
-            return f"note: the destination is on {name}, where locks may not hold: start no second run over it"
-    return None
 
 
 @contextmanager
@@ -75,8 +61,8 @@ def published(command: str, source: Source, settings: Settings, tally: Tally) ->
     def listen(event: Event) -> None:
         if isinstance(event, DestinationOpened):
             publisher.begin()
-        elif isinstance(event, RoomShort | RemoteFound) and (warning := warning_of(event)) is not None:
-            warnings.append(warning)
+        elif isinstance(event, RoomShort | RemoteFound):
+            warnings.extend(sentence.text for sentence in sentences(event))
 
     try:
         yield listen

@@ -145,14 +145,21 @@ def raise_descriptor_limit() -> int | None:
     return None if soft == resource.RLIM_INFINITY else soft
 
 
-def report_failure(error: Exception, *, debug: bool) -> int:
-    """Say what went wrong; return the exit code. Ends the process where a run was left that would hold up its end."""
+def report_failure(error: Exception, *, debug: bool, at_end: Callable[[int], object] = lambda _: None) -> int:
+    """Say what went wrong; return the exit code. Ends the process where a run was left that would hold up its end.
+
+    Args:
+        error: What went wrong.
+        debug: Show a traceback as well.
+        at_end: Called with the exit code before the process is ended here.
+    """
     if debug:
         for line in "".join(traceback.format_exception(error)).splitlines():
             note(line)
     if isinstance(error, RunError):
         print_error(error)
         if isinstance(error, InterruptedRunError) and error.is_left:
+            at_end(error.exit_code)
             sys.stdout.flush()
             leave(error.exit_code)
         return error.exit_code

@@ -13,7 +13,8 @@ from pathlib import Path
 from time import monotonic
 from urllib.parse import quote
 
-from ..journal import VERSION, Journal
+from ..journal import Journal
+from ..schema import VERSION
 from ..sqlitefile import is_busy, is_damaged, is_there
 
 CHECK_SECONDS = 5.0
