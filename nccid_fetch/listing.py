@@ -86,14 +86,12 @@ class Listing:
             if token is None:
                 return
 
-    async def first(self, prefix: str, *, after: str = "", delimiter: str | None = None, max_keys: int = 1) -> Page:
-        """Ask for the first page only, or for the first after a key.
+    async def first(self, prefix: str, *, delimiter: str | None = None, max_keys: int = 1) -> Page:
+        """Ask for the first page only.
 
         Raises as `pages` does; neither an endpoint that is not there nor other credentials are waited for.
         """
-        return await self._page(
-            prefix, None, after=after, delimiter=delimiter, max_keys=max_keys, wait_for_endpoint=False
-        )
+        return await self._page(prefix, None, delimiter=delimiter, max_keys=max_keys, wait_for_endpoint=False)
 
     async def _page(
         self,

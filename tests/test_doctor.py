@@ -19,13 +19,18 @@ from typing import Any
 import pytest
 
 from nccid_fetch.cli.main import main
+from nccid_fetch.clock import Clock
+from nccid_fetch.doctor.examination import examine
 from nccid_fetch.journal import Journal
 from nccid_fetch.model import Space
+from nccid_fetch.settings import Source
 from nccid_fetch.warehouse import BUCKET, PARTS
 
 from . import snapshots
+from .conftest import run
 from .servers.rclone import RcloneS3
 from .servers.scripted import Page, Redirect, ScriptedS3, Stall, Status
+from .servers.tls import Relay, self_signed
 
 PLENTY = Space(4_000_000_000_000, None)
 KEYS = {part: f"training/{part}/Covid0000/a" for part in PARTS}
@@ -382,6 +387,17 @@ def test_a_part_whose_listing_breaks_is_5_and_the_others_are_examined(cli: Cli, 
     assert ended.code == 5
     assert ended.json["parts"]["ct"]["listed"] == "-"
     assert ended.json["parts"]["mri"]["read"] == "granted"
+    s3.script("list", Page(b"<html>"), key="training/mri/", count=None)
+    assert (
+        len(
+            [
+                found
+                for found in cli("doctor", "--dest", dest, "--format", "json").json["findings"]
+                if found["exit_code"]
+            ]
+        )
+        == 1
+    )
 
 
 # --- The endpoint ---------------------------------------------------------------------------------
@@ -422,6 +438,33 @@ def test_an_endpoint_that_says_nothing_is_not_waited_for(
     assert "endpoint" in {finding["what"] for finding in ended.json["findings"] if finding["state"] == "problem"}
 
 
+def test_an_endpoint_that_asks_for_time_is_not_given_it(s3: ScriptedS3, dest: Path) -> None:
+    async def never(seconds: float) -> None:
+        raise AssertionError(f"waited for {seconds} s")
+
+    s3.script("list", Status(503, "SlowDown", headers={"Retry-After": "30"}), count=None)
+    found = run(examine(Source(endpoint_url=s3.endpoint_url), dest, clock=Clock(sleep=never)))
+    (endpoint,) = [finding for finding in found.problems if finding.what == "endpoint"]
+    assert endpoint.exit_code == 5
+    assert "asks to slow down" in endpoint.found
+
+
+def test_a_certificate_that_nobody_knows_is_named_and_one_that_is_trusted_is_told_by_its_issuer(
+    cli: Cli, s3: ScriptedS3, dest: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    certificate = self_signed(tmp_path)
+    with Relay(int(s3.endpoint_url.rpartition(":")[2]), tls=certificate.context) as tls:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"https://127.0.0.1:{tls.port}")
+        unknown = cli("doctor", "--dest", dest, "--format", "json")
+        assert (unknown.code, unknown.finding("certificate")["exit_code"]) == (5, 5)
+        assert "AWS_CA_BUNDLE" in unknown.finding("certificate")["hint"]
+        assert s3.requests == []
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate.path))
+        trusted = cli("doctor", "--dest", dest, "--format", "json")
+        assert trusted.code == 0
+        assert trusted.finding("encryption")["found"].startswith("TLSv1.3, with a certificate by ")
+
+
 def test_no_such_bucket_is_4(cli: Cli, s3: ScriptedS3, dest: Path) -> None:
     ended = cli("doctor", "--dest", dest, "--bucket", "another", "--format", "json")
     assert (ended.code, ended.finding("bucket")["command"]) == (4, f"nccid-fetch doctor --dest {dest}")
@@ -440,6 +483,9 @@ def test_without_credentials_the_endpoint_is_examined_all_the_same(
     assert ended.finding("endpoint")["state"] == "ok"
     assert ended.json["parts"] == {}
     assert not any("authorization" in seen.headers for seen in s3.requests)
+    s3.script("list", Status(401, "Unauthorized"))
+    again = cli("doctor", "--dest", dest, "--format", "json")
+    assert len([finding for finding in again.json["findings"] if finding["state"] == "problem"]) == 1
 
 
 def test_whoever_gives_credentials_and_hangs_is_not_waited_for(

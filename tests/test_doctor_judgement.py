@@ -30,11 +30,9 @@ from nccid_fetch.settings import Source
 from nccid_fetch.store import programs
 from nccid_fetch.store.identity import Identity, account_of, identity_of, is_aws, method_of, region_origin, shortened
 from nccid_fetch.store.session import open_session
-from nccid_fetch.store.witness import Answered, Encryption, Witness, encryption_of
+from nccid_fetch.store.witness import Answered, Encryption, Witness
 
 from .conftest import run
-from .servers.scripted import ScriptedS3
-from .servers.tls import Relay, self_signed
 
 SOURCE, DEST = Source(), Path("/data/nccid")
 ASKER = Asker(source=SOURCE, dest=DEST, method="env", url="https://s3.example.org/bucket")
@@ -204,6 +202,8 @@ def test_a_program_that_nobody_waits_for_is_ended() -> None:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0):
                 await program.communicate()
+        assert program._process.stdin is not None
+        program._process.stdin.close()  # One that is still there ends of this, and with another code.
         await program._process.wait()
         return program
 
@@ -274,27 +274,6 @@ def test_a_certificate_that_is_not_trusted_is_told_from_an_endpoint_that_is_gone
     assert found.command == "openssl s_client -connect s3.example.org:443 -showcerts </dev/null"
 
 
-@pytest.mark.parametrize("trusted", [True, False])
-def test_who_signed_the_certificate_is_asked_of_an_endpoint_that_is_trusted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, trusted: bool
-) -> None:
-    certificate = self_signed(tmp_path)
-    if trusted:
-        monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate.path))
-
-    async def asked(port: int) -> Encryption | None:
-        source = Source(endpoint_url=f"https://127.0.0.1:{port}")
-        async with open_session(source, connections=1, stall_seconds=5) as session:
-            return await encryption_of(session)
-
-    with ScriptedS3() as s3, Relay(int(s3.endpoint_url.rpartition(":")[2]), tls=certificate.context) as relay:
-        found = run(asked(relay.port))
-    assert (found is not None) == trusted
-    if found is not None:
-        assert found.version == "TLSv1.3"
-        assert found.issuer
-
-
 # --- The destination ------------------------------------------------------------------------------
 
 
@@ -355,6 +334,23 @@ def test_a_destination_that_may_not_be_written_is_not_tried(dest: Path, monkeypa
     monkeypatch.setattr(os, "access", lambda *_: False)
     seen = look_at(dest)
     assert (seen.refusal, seen.folds) == ("it may not be written", None)
+
+
+@pytest.mark.parametrize("has_state", [True, False])
+def test_what_is_tried_is_tried_in_the_state_folder_and_never_in_the_tree(
+    dest: Path, monkeypatch: pytest.MonkeyPatch, *, has_state: bool
+) -> None:
+    (dest / ".nccid-fetch").mkdir(parents=True) if has_state else dest.mkdir()
+    tried = []
+
+    def try_names(folder_fd: int) -> bool:
+        tried.append(os.path.samestat(os.fstat(folder_fd), (dest / ".nccid-fetch").stat()))
+        return False
+
+    monkeypatch.setattr("nccid_fetch.doctor.premises.folds_names", try_names)
+    look_at(dest)
+    assert tried == [True]
+    assert (dest / ".nccid-fetch").exists() == has_state
 
 
 def test_a_state_folder_that_is_a_link_is_not_followed(dest: Path, tmp_path: Path) -> None:

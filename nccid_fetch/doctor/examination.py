@@ -47,10 +47,12 @@ T = TypeVar("T")
 CREDENTIALS_SECONDS = 15.0
 """For whoever gives them: a program, single sign-on, the machine's role."""
 ANSWER_SECONDS = 15.0
+PAUSE_SECONDS_MAX = 5.0
 DISK_SECONDS = 15.0
 _ATTEMPTS = 1
 _CONNECTIONS = 8
 _MARKERS_MAX = 1000
+_LATER = "check the network and --endpoint-url, and try again later"
 
 
 async def examine(
@@ -109,7 +111,8 @@ class _AccessExamination:
         self.parts: list[Part] = []
         self.findings: list[Finding] = []
         self._source = source
-        self._clock = clock
+        self._clock = replace(clock, sleep=self._pause)
+        self._sleep = clock.sleep
         self._now = now
         self._asker = Asker(source=source, dest=dest)
         self._trouble = ""
@@ -152,7 +155,7 @@ class _AccessExamination:
                 await self._identify(session)
             await self._ask(Listing(Lister(session), _ATTEMPTS, self._hear, self._clock), session, is_signed=is_signed)
         except RunError as caught:
-            if is_signed or isinstance(caught, EndpointError):  # Who has no credentials is denied: that is no news.
+            if is_signed or not isinstance(caught, CredentialsError):  # That there are none is said already.
                 error = caught
         told = [] if error is None else [of_error(error, self._asker)]
         about = list(of_place(place, await shaking, witness.quickest))
@@ -221,7 +224,17 @@ class _AccessExamination:
                 return await asking
         except TimeoutError:
             trouble = self._trouble or f"{endpoint} does not answer within {ANSWER_SECONDS:g} s"
-            raise EndpointError(trouble, hint="check the network and --endpoint-url, and try again later") from None
+            raise EndpointError(trouble, hint=_LATER) from None
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait before something is asked again, unless it is for long: that is for a run to do.
+
+        Raises:
+            EndpointError: It is.
+        """
+        if seconds > PAUSE_SECONDS_MAX:
+            raise EndpointError(self._trouble, hint=_LATER)
+        await self._sleep(seconds)
 
     def _hear(self, event: Event) -> None:
         if isinstance(event, ListingRetrying):
@@ -243,11 +256,11 @@ async def _within(asking: Awaitable[T]) -> T | None:
 async def _first_object(listing: Listing, prefix: str) -> RemoteObject | None:
     """Return the first object below a prefix that is one; None if there is none.
 
-    Folder markers come first, and are none; they are passed over by a page of the keys after them.
+    Folder markers come first, and are none; where there is one, the rest of the page is asked for as well.
     """
     page = await listing.first(prefix)
     if page.objects and page.token and is_folder_marker(page.objects[0].key, page.objects[0].size):
-        page = await listing.first(prefix, after=page.objects[0].key, max_keys=_MARKERS_MAX)
+        page = await listing.first(prefix, max_keys=_MARKERS_MAX)
     return next((found for found in page.objects if not is_folder_marker(found.key, found.size)), None)
 
 
