@@ -1177,7 +1177,7 @@ GUARDS = (
         "cli/records/log.py",
         "            if self._is_current():\n                super()",
         "            if True:\n                super()",
-        "test_records.py::test_two_that_write_to_one_log_lose_nothing_when_it_is_turned_over",
+        "test_records.py::test_who_waited_while_somebody_else_turned_a_log_over_does_not_turn_it_over_as_well",
     ),
     Guard(
         "records: what is lost is counted",
