@@ -114,7 +114,7 @@ def test_there_is_something_to_do_about_every_reason() -> None:
 def test_a_bad_night_fits_into_an_e_mail() -> None:
     objects = remotes(2000)
     reasons = [Reason.GONE] * 2 + [Reason.RETRIES_EXHAUSTED] * 5 + [Reason.CONFLICT]
-    events = [
+    events: list[Event] = [
         PartsKnown(("ct", "mri", "xray-metadata"), {"mri": PartState.DENIED}),
         RoomFound(10**12, None),
         PagePlanned("xray-metadata", [Skip(remote) for remote in remotes(1200, "xray-metadata", 2000)]),
@@ -134,7 +134,7 @@ def test_a_bad_night_fits_into_an_e_mail() -> None:
 
 
 def test_a_plan_has_its_decisions_and_says_whether_there_is_room() -> None:
-    events = [
+    events: list[Event] = [
         PartsKnown(("ct", "xray"), {}),
         RoomFound(800_000_000, 10**6),
         PagePlanned("ct", fetches(remotes(2000))),
