@@ -22,7 +22,7 @@ from nccid_fetch.errors import DestinationBusyError, DestinationError, Reason, U
 from nccid_fetch.journal import Journal
 from nccid_fetch.keys import STATE_FOLDER
 from nccid_fetch.model import ETag, Record, VerifiedBy
-from nccid_fetch.schema import VERSION
+from nccid_fetch.schema import MIGRATION, VERSION
 from nccid_fetch.settings import Durability
 
 from .catalogue import fault
@@ -568,7 +568,7 @@ def test_a_change_of_version_that_breaks_off_changes_nothing(dest: Path, monkeyp
     old_journal(dest)
     before = schema_of(dest)
     with monkeypatch.context() as patch:
-        patch.setattr(module, "MIGRATION", {1: module.MIGRATION[1] + "INSERT INTO nothing VALUES (1);"})
+        patch.setattr(module, "MIGRATION", {1: MIGRATION[1] + "INSERT INTO nothing VALUES (1);"})
         with pytest.raises(DestinationError), opened(dest):
             pass
     assert (schema_of(dest), rows_of(dest, "PRAGMA user_version")) == (before, [(1,)])

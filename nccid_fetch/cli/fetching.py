@@ -23,8 +23,10 @@ from nccid_fetch.events import (
     ListingRetrying,
     PagePlanned,
     Released,
+    RemoteFound,
     Report,
     Retrying,
+    RoomShort,
 )
 from nccid_fetch.planfile import write_decision, write_header
 from nccid_fetch.settings import Settings, Source
@@ -33,8 +35,8 @@ from nccid_fetch.summary import Summary, Tally
 from . import options
 from .display import shown
 from .options import Format
-from .output import limit_text, note, note_hold, note_outcome, print_json, print_summary
-from .publishing import published, warning_of
+from .output import limit_text, note, note_hold, note_outcome, print_json, print_summary, size_text
+from .publishing import published
 from .runner import raise_descriptor_limit, run
 
 Work = Callable[[Report], Coroutine[Any, Any, None]]
@@ -217,8 +219,15 @@ def _warned(report: Report) -> Report:
     """Say on stderr what may go wrong with the destination, as soon as it is known."""
 
     def listen(event: Event) -> None:
-        if (warning := warning_of(event)) is not None:
-            note(warning)
+        match event:
+            case RoomShort(needed_bytes, needed_files, free_bytes, free_files):
+                files = "" if free_files is None else f" and {free_files:,} files"
+                note(
+                    f"warning: what is planned so far takes {size_text(needed_bytes)} in {needed_files:,} files, and"
+                    f" {size_text(free_bytes)}{files} are free; the run goes on until there is no more room"
+                )
+            case RemoteFound(name):
+                note(f"note: the destination is on {name}, where locks may not hold: start no second run over it")
         report(event)
 
     return listen

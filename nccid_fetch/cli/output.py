@@ -123,7 +123,7 @@ def print_summary(summary: Summary) -> None:
     if tally.adopted.objects:
         _line("adopted", tally.adopted, "found in place and proved, not downloaded")
     _line("skipped", tally.skipped, "recorded and unchanged")
-    proofs = [f"{tally.verified[proof]:,} by {PROOFS[proof]}" for proof in VerifiedBy if tally.verified[proof]]
+    proofs = [f"{tally.verified[proof]:,} by {_PROOFS[proof]}" for proof in VerifiedBy if tally.verified[proof]]
     if proofs:
         print(f"{'verified':<10}{', '.join(proofs)}")
     if tally.refused or tally.failed:
@@ -139,7 +139,7 @@ def print_summary(summary: Summary) -> None:
 
 _PASSING = {Reason.CHANGED, Reason.RETRIES_EXHAUSTED, Reason.DIGEST_MISMATCH, Reason.SHORT_BODY, Reason.LOCAL_ERROR}
 """Failures that another run may not have."""
-PROOFS = {
+_PROOFS = {
     VerifiedBy.MD5: "MD5",
     VerifiedBy.MULTIPART_MD5: "multipart MD5",
     VerifiedBy.CHECKSUM: "checksum",

@@ -29,16 +29,14 @@ _HINTS = {1: f"{_AGAIN} to try them once more", 5: _AGAIN}
 
 
 def warning_of(event: Event) -> str | None:
-    """Return what is to be said of what may go wrong with a destination; None of any other event."""
+    """Return what may go wrong with a destination, for those who did not see the run say so; None of any other event."""
     match event:
         case RoomShort(needed_bytes, needed_files, free_bytes, free_files):
             files = "" if free_files is None else f" and {free_files:,} files"
-            return (
-                f"warning: what is planned so far takes {size_text(needed_bytes)} in {needed_files:,} files, and"
-                f" {size_text(free_bytes)}{files} are free; the run goes on until there is no more room"
-            )
+            needed = f"{size_text(needed_bytes)} in {needed_files:,} files"
+            return f"room is short: {needed} were planned when {size_text(free_bytes)}{files} were free"
         case RemoteFound(name):
-            return f"note: the destination is on {name}, where locks may not hold: start no second run over it"
+            return f"it is on {name}, where locks may not hold: start no second run over it"
     return None
 
 
