@@ -478,7 +478,7 @@ def test_a_command_leaves_how_it_ended(dest: Path, end: BaseException, code: int
     assert status is not None
     assert status.end is not None
     assert (status.end.exit_code, status.end.message, status.asked) == (code, message, ("ct",))
-    assert [warning[:8] for warning in status.warnings] == ["warning:"]
+    assert [warning[:13] for warning in status.warnings] == ["room is short"]
     assert status.process == this_process()
 
 
@@ -585,7 +585,7 @@ PAGES: dict[str, Callable[[Path], Look]] = {
         replace(
             STATUS,
             changed=time_of(NOW - 130),
-            warnings=("warning: there may be too little room",),
+            warnings=("room is short: 10 GB in 10 files were planned when 9 GB were free",),
             progress=replace(PROGRESS, waiting=Waiting("the endpoint", "no route", 130.0, 900.0)),
         ),
     ),

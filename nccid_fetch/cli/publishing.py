@@ -15,7 +15,7 @@ from nccid_fetch.status import RunStatus, time_of
 from nccid_fetch.statusfile import Publisher, this_process
 from nccid_fetch.summary import Tally
 
-from .narration import sentences
+from .output import size_text
 
 _ENDS = {
     0: "everything that was asked for is in place",
@@ -26,6 +26,18 @@ _ENDS = {
 }
 _AGAIN = "run the same command again"
 _HINTS = {1: f"{_AGAIN} to try them once more", 5: _AGAIN}
+
+
+def warning_of(event: Event) -> str | None:
+    """Return what may go wrong with a destination, for those who did not see the run say so; None of any other event."""
+    match event:
+        case RoomShort(needed_bytes, needed_files, free_bytes, free_files):
+            files = "" if free_files is None else f" and {free_files:,} files"
+            needed = f"{size_text(needed_bytes)} in {needed_files:,} files"
+            return f"room is short: {needed} were planned when {size_text(free_bytes)}{files} were free"
+        case RemoteFound(name):
+            return f"it is on {name}, where locks may not hold: start no second run over it"
+    return None
 
 
 @contextmanager
@@ -61,8 +73,8 @@ def published(command: str, source: Source, settings: Settings, tally: Tally) ->
     def listen(event: Event) -> None:
         if isinstance(event, DestinationOpened):
             publisher.begin()
-        elif isinstance(event, RoomShort | RemoteFound):
-            warnings.extend(sentence.text for sentence in sentences(event))
+        elif isinstance(event, RoomShort | RemoteFound) and (warning := warning_of(event)) is not None:
+            warnings.append(warning)
 
     try:
         yield listen

@@ -17,7 +17,7 @@ from nccid_fetch.summary import Count
 from nccid_fetch.warehouse import BUCKET, GROUPS
 
 from .display import PLAIN_SECONDS, line
-from .output import PROOFS, columns, objects_text, size_text, time_text
+from .output import columns, objects_text, size_text, time_text
 
 WIDTH = 80
 
@@ -55,7 +55,8 @@ def page(dest: Path, look: Look, now: float) -> Iterator[str]:
         yield ""
     known = look.status is not None or look.life.goes_on or look.holdings is None
     yield from _wrapped(of_the_run(look.status, look.life, now) if known else _of_the_last(look.holdings))
-    yield from _wrapped(*(look.status.warnings if look.status is not None and look.life.goes_on else ()))
+    if look.status is not None and look.life.goes_on:
+        yield from _wrapped(*(f"Warning: {warning}." for warning in look.status.warnings))
     if look.status is not None and look.life in {Life.RUNNING, Life.SILENT}:
         yield from _wrapped(line(look.status.progress))
     yield ""
@@ -173,7 +174,7 @@ def _progress_table(parts: tuple[PartProgress, ...]) -> Iterator[str]:
 
 def _details(holdings: Holdings, look: Look) -> Iterator[str]:
     yield ""
-    proofs = [f"{holdings.verified[proof]:,} by {PROOFS[proof]}" for proof in VerifiedBy if holdings.verified[proof]]
+    proofs = [f"{holdings.verified[proof]:,} by {proof.label}" for proof in VerifiedBy if holdings.verified[proof]]
     if proofs:
         yield from _labelled("verified", proofs)
     reasons: Counter[str] = sum((part.failed for part in holdings.parts.values()), Counter())
