@@ -20,7 +20,7 @@ demo: $(VENV)/.demo ## Fetch a synthetic warehouse from an embedded S3 server, t
 	$(BIN)/nccid-fetch demo
 
 .PHONY: test
-test: $(VENV)/.dev ## Run the tests; ARGS="-k journal" for some of them
+test: $(VENV)/.dev $(VENV)/.docs ## Run the tests; ARGS="-k journal" for some of them
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal $(ARGS)
 
 .PHONY: faults
@@ -72,8 +72,10 @@ compare-faults: $(VENV)/.bench ## Meet faults with ours and with its peers, and 
 	$(BIN)/python -m benchmarks.faults --output docs/faults-compared.md $(ARGS)
 
 .PHONY: docs
-docs: $(VENV)/.dev ## Rewrite the generated parts of README.md
+docs: $(VENV)/.dev $(VENV)/.docs ## Rewrite the generated parts of README.md, and build the documentation in build/docs
 	$(BIN)/python -m tests.docs
+	PYTHONPATH=$(VENV)/docs $(BIN)/python -m sphinx --quiet --fail-on-warning --fresh-env docs build/docs
+	@echo "The documentation begins at build/docs/index.html"
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -85,6 +87,12 @@ $(VENV)/.demo: $(VENV)/bin/python pyproject.toml constraints.txt
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(INSTALL) --editable '.[dev]'
 	@touch $@ $(VENV)/.demo
+
+# In a folder of its own, which comes before all else while the documentation is built: see the file's first line. pip warns of it.
+$(VENV)/.docs: $(VENV)/bin/python docs/requirements.txt
+	rm -rf $(VENV)/docs
+	$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --no-deps --target $(VENV)/docs --requirement docs/requirements.txt
+	@touch $@
 
 $(VENV)/.bench: $(VENV)/.dev
 	$(INSTALL) --editable '.[bench]'
