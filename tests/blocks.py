@@ -38,10 +38,15 @@ from .forks import client
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
 _FENCE = re.compile(r"^```(.*?)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_FILES = {"toml", "ini", "bash", "crontab"}
+FILES = {"toml", "ini", "bash", "crontab"}
 _CRON = re.compile(r"(?:[\d*/,-]+\s+){4}[\w*/,-]+\s+(?P<command>.*)")
 _RECORD = 'echo "${0##*/} $*" >>"$RECORD"\n'
 _UNIT_EXISTS = 'for name; do case $name in *.service|*.timer) [ -e "$HOME/.config/systemd/user/$name" ] || exit 5;; esac; done\n'
+_SQLITE = """
+import sqlite3, sys
+for row in sqlite3.connect(sys.argv[1]).execute(sys.argv[2]):
+    print("|".join(map(str, row)))
+"""
 _STUBS = {
     "apt-get": _RECORD,
     "aws": _RECORD + f'case $1 in sso|configure) ;; *) exec {Path(sys.executable).parent}/aws "$@";; esac\n',
@@ -54,11 +59,13 @@ _STUBS = {
     # That its targets are there is all there is time for; but `make demo` prints what the demo does, with the server that is there.
     "make": _RECORD + f'/usr/bin/env -i PATH=/usr/bin:/bin make --dry-run -C {ROOT} "$@" >/dev/null || exit\n'
     '[ "$1" != demo ] || for _ in 1 2; do nccid-fetch all --dest "$STUBS/../demo"; done\n',
-    "pip": _RECORD + '[ "$1" = install ]\n',
+    "pip": _RECORD + '[ "$1" = install ] || [ "$1" = download ]\n',
     "python3": 'if [ "$2" = venv ]; then mkdir -p "$3/bin" && ln -sf "$STUBS"/* "$3/bin/" && touch "$3/bin/activate"; '
     f'else exec {sys.executable} "$@"; fi\n',
     "sbatch": _RECORD + 'shift $(($# - 1)); SLURM_JOB_ID=1 bash "$1"\n',
     "scontrol": _RECORD,
+    "sleep": _RECORD,
+    "sqlite3": f"exec {sys.executable} -ISc '{_SQLITE}' \"$@\"\n",
     "squeue": _RECORD,
     "ssh": _RECORD + 'while [ "${1#-}" != "$1" ]; do shift; done; shift; exec sh -c "$*"\n',
     "systemctl": _RECORD + _UNIT_EXISTS,
@@ -98,6 +105,13 @@ def blocks(page: Path) -> list[Block]:
 
 def _paragraph(text: str) -> str:
     return text.rstrip().rpartition("\n\n")[2]
+
+
+def file_of(block: Block) -> str:
+    """Return the name of the file that a block is: the last `code` of the paragraph above it."""
+    names = re.findall(r"`([^`]+)`", block.above)
+    assert names, f"{block}: the paragraph above does not say where it is put"
+    return str(names[-1])
 
 
 def calls(shell: str) -> Iterator[list[str]]:
@@ -143,7 +157,6 @@ class Sandbox:
     _printed: str = ""
     _code: int = 0
     _names: dict[str, Any] = field(default_factory=dict)
-    _cron: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         for name in ("home/.aws", "work", "data", "stubs"):
@@ -167,8 +180,12 @@ class Sandbox:
         path = self.folder / "record"
         return path.read_text() if path.exists() else ""
 
-    def do(self, block: Block) -> None:
+    def do(self, block: Block, *, only_put: bool = False) -> None:
         """Do what a block says, or compare it with what was done.
+
+        Args:
+            block: The block.
+            only_put: Of a file, only put it where it belongs.
 
         Raises:
             AssertionError: It did not go as the document says.
@@ -183,8 +200,8 @@ class Sandbox:
                 _compare(block, block.text, self._printed)
             case "python":
                 self._python(block)
-            case kind if kind in _FILES:
-                self._file(block)
+            case kind if kind in FILES:
+                self._file(block, only_put=only_put)
             case kind:
                 assert kind.startswith("{"), f"{block}: nobody knows what is to be done with it"
 
@@ -235,18 +252,17 @@ class Sandbox:
                 exec(code, self._names)
         self._printed = printed.getvalue().replace(f"{self.folder}/data", "/data")
 
-    def _file(self, block: Block) -> None:
-        names = re.findall(r"`([^`]+)`", block.above)
-        assert names, f"{block}: the paragraph above does not say where it is put"
+    def _file(self, block: Block, *, only_put: bool) -> None:
+        name = file_of(block)
         if block.kind == "crontab":
-            self._crontab(block)
+            self._crontab(block, only_put=only_put)
             return
-        path = self._home(names[-1])
+        path = self._home(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(self._here(block.text))
         if block.kind == "toml":
             tomllib.loads(block.text)
-            if path.name == "config.toml":
+            if path.name == "config.toml" and not only_put:
                 self.run("nccid-fetch config >/dev/null")
                 assert self._code == 0, f"{block}: {self._printed}"
         if block.kind == "ini":
@@ -255,16 +271,18 @@ class Sandbox:
             unit.read_string(self._here(block.text))
             if unit.has_option("Service", "ExecStart"):
                 command = unit["Service"]["ExecStart"].replace("%h", "$HOME")
-                self._outside(block, command)
+                if not only_put:
+                    self._outside(block, command)
 
-    def _crontab(self, block: Block) -> None:
+    def _crontab(self, block: Block, *, only_put: bool) -> None:
         for line in block.text.splitlines():
             if not line or line.startswith("#"):
                 continue
             found = _CRON.fullmatch(line)
             assert found, f"{block}: {line}"
             assert not re.search(r"(?<!\\)%", line), f"{block}: cron takes a % for the end of the line"
-            self._outside(block, found["command"].replace("\\%", "%"))
+            if not only_put:
+                self._outside(block, found["command"].replace("\\%", "%"))
 
     def _outside(self, block: Block, command: str) -> None:
         """Run what cron or systemd would run: no shell of the reader, hardly an environment."""

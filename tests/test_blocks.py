@@ -12,11 +12,14 @@ import pytest
 
 from nccid_fetch.demo.synthetic import warehouse
 
-from .blocks import PAGES, ROOT, Block, Sandbox, blocks, calls
+from .blocks import FILES, PAGES, ROOT, Block, Sandbox, blocks, calls, file_of
 from .docs import commands
 from .servers.scripted import ScriptedS3
 
-NOT_YET = ("doctor", "status", "config", "completion")
+NOT_YET = (
+    *("doctor", "status", "config"),
+    *("--bwlimit", "--window", "--max-duration", "--max-bytes", "--max-patients", "--log-file", "--on-finish"),
+)
 """Commands and options that the documents speak of and the program does not have yet."""
 
 
@@ -70,11 +73,13 @@ def test_every_block_does_what_its_page_says(
     for name, value in sandbox.environment.items():
         monkeypatch.setenv(name, value)
     waits = False
+    waiting: set[str] = set()  # Files.
     for block in blocks(page):
-        # What is compared with the output of a block that does not run yet waits with it.
-        waits = is_not_yet(block) or (waits and block.kind == "text")
-        if not waits:
-            sandbox.do(block)
+        # What starts a file that cannot run yet, and what is compared with what does not run yet, wait with it.
+        waits = is_not_yet(block) or any(name in block.text for name in waiting) or (waits and block.kind == "text")
+        waiting |= {file_of(block).rpartition("/")[2]} if waits and block.kind in FILES else set()
+        if not waits or block.kind in FILES:
+            sandbox.do(block, only_put=waits)
 
 
 def test_nothing_is_waited_for_that_is_there_or_that_no_document_speaks_of() -> None:
