@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-SOURCES := nccid_fetch tests benchmarks
+SOURCES := nccid_fetch tests benchmarks docs
 
 .DEFAULT_GOAL := help
 

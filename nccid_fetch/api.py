@@ -142,7 +142,9 @@ def plan(*parts: str, dest: str | Path, report: Report | None = None, **options:
 
 
 class Warehouse:
-    """The bucket, for looking at::
+    """The bucket, for looking at.
+
+    As in::
 
         async for remote in Warehouse(profile="nccid").objects("data"):
             print(remote.key, remote.size)

@@ -16,8 +16,8 @@ The sandbox has a home folder and a warehouse; /data stands for a folder in it. 
 played by a stub: `_STUBS` says what each does and that is all they do.
 """
 
-import asyncio
 import ast
+import asyncio
 import configparser
 import inspect
 import io
@@ -36,12 +36,19 @@ from typing import Any
 from .forks import client
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "benchmarks" / "README.md",
+    *sorted(ROOT.glob("docs/**/*.md")),
+]
 _FENCE = re.compile(r"^```(.*?)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILES = {"toml", "ini", "bash", "crontab"}
 _CRON = re.compile(r"(?:[\d*/,-]+\s+){4}[\w*/,-]+\s+(?P<command>.*)")
 _RECORD = 'echo "${0##*/} $*" >>"$RECORD"\n'
-_UNIT_EXISTS = 'for name; do case $name in *.service|*.timer) [ -e "$HOME/.config/systemd/user/$name" ] || exit 5;; esac; done\n'
+_UNIT_EXISTS = (
+    'for name; do case $name in *.service|*.timer) [ -e "$HOME/.config/systemd/user/$name" ] || exit 5;; esac; done\n'
+)
 _SQLITE = """
 import sqlite3, sys
 for row in sqlite3.connect(sys.argv[1]).execute(sys.argv[2]):
@@ -52,10 +59,10 @@ _STUBS = {
     "aws": _RECORD + f'case $1 in sso|configure) ;; *) exec {Path(sys.executable).parent}/aws "$@";; esac\n',
     "caffeinate": _RECORD + 'while [ "${1#-}" != "$1" ]; do shift; done; exec "$@"\n',
     "crontab": _RECORD,
-    "curl": _RECORD + 'cat >>"$RECORD"\n',
+    "curl": _RECORD + 'tee -a "$RECORD" | grep -q .\n',  # Something has to come.
     "journalctl": _RECORD,
     "loginctl": _RECORD,
-    "mail": _RECORD + 'cat >>"$RECORD"\n',
+    "mail": _RECORD + 'tee -a "$RECORD" | grep -q .\n',
     # That its targets are there is all there is time for; but `make demo` prints what the demo does, with the server that is there.
     "make": _RECORD + f'/usr/bin/env -i PATH=/usr/bin:/bin make --dry-run -C {ROOT} "$@" >/dev/null || exit\n'
     '[ "$1" != demo ] || for _ in 1 2; do nccid-fetch all --dest "$STUBS/../demo"; done\n',
@@ -98,7 +105,9 @@ def blocks(page: Path) -> list[Block]:
     """Return the blocks of a page in their order."""
     text = page.read_text()
     return [
-        Block(page, text.count("\n", 0, found.start()) + 1, found[1].strip(), found[2], _paragraph(text[: found.start()]))
+        Block(
+            page, text.count("\n", 0, found.start()) + 1, found[1].strip(), found[2], _paragraph(text[: found.start()])
+        )
         for found in _FENCE.finditer(text)
     ]
 
@@ -217,7 +226,11 @@ class Sandbox:
             prologue = ""
         with (self.folder / "output").open("w+b") as output:
             done = subprocess.run(
-                ["bash", "-c" if environment is not None or script.startswith("echo $?") else "-ec", prologue + self._here(script)],
+                [
+                    "bash",
+                    "-c" if environment is not None or script.startswith("echo $?") else "-ec",
+                    prologue + self._here(script),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -339,8 +352,10 @@ if sys.argv[1:] == ["demo", "--serve"]:
 
 
 def _unknown_extras(script: str) -> set[str]:
-    known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"].keys()
-    return {name for group in re.findall(r"\.\[([a-z,]+)\]", script) for name in group.split(",")} - known
+    known: dict[str, list[str]] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    return {name for group in re.findall(r"\.\[([a-z,]+)\]", script) for name in group.split(",")} - set(known)
 
 
 def _compare(block: Block, expected: str, printed: str) -> None:

@@ -66,7 +66,9 @@ def journal() -> str:
 
 def _command(name: str, command: Any) -> Iterator[str]:
     arguments = "".join(f" [{each.metavar}]" for each in command.params if not _flags(each))
-    first, *rest = [text for text in f"{cleandoc(command.help)}\n\n{command.epilog or ''}".split("\n\n") if text.strip()]
+    first, *rest = [
+        text for text in f"{cleandoc(command.help)}\n\n{command.epilog or ''}".split("\n\n") if text.strip()
+    ]
     yield from (f"### {name}", "", first, "", "```text", f"nccid-fetch {name}{arguments} [OPTIONS]", "```", "")
     for paragraph in rest:
         yield from ("```text", cleandoc(paragraph), "```", "") if "nccid-fetch " in paragraph else (paragraph, "")

@@ -14,6 +14,7 @@ import socket
 import sys
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 CLIENT = """\
 import json, os, signal, socket, sys
@@ -32,7 +33,9 @@ sys.exit(int(code) if code else 128 + signal.SIGKILL)
 def serve(path: str) -> None:
     """Answer calls until a signal ends it."""
     _load()
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # Nobody waits for the children: they tell their exit code themselves.
+    signal.signal(
+        signal.SIGCHLD, signal.SIG_IGN
+    )  # Nobody waits for the children: they tell their exit code themselves.
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(path)
         listener.listen(16)
@@ -54,12 +57,12 @@ def _load() -> None:
     from nccid_fetch import api  # noqa: F401, PLC0415
     from nccid_fetch.cli import commands, fetching, listing  # noqa: F401, PLC0415
 
-    JSONFileLoader.load_file = cache(JSONFileLoader.load_file)  # type: ignore[method-assign]
+    JSONFileLoader.load_file = cache(JSONFileLoader.load_file)
     botocore.session.Session().create_client("s3", "eu-west-2")
     gc.freeze()
 
 
-def _answer(connection: socket.socket, call: dict[str, object], descriptors: list[int]) -> None:
+def _answer(connection: socket.socket, call: dict[str, Any], descriptors: list[int]) -> None:
     """Be the command from here on."""
     code = 1
     try:
@@ -67,10 +70,10 @@ def _answer(connection: socket.socket, call: dict[str, object], descriptors: lis
         for number, descriptor in enumerate(descriptors):
             os.dup2(descriptor, number)
             os.close(descriptor)
-        os.chdir(str(call["folder"]))
+        os.chdir(call["folder"])
         os.environ.clear()
-        os.environ.update(call["environment"])  # type: ignore[call-overload]
-        sys.argv = ["nccid-fetch", *call["arguments"]]  # type: ignore[misc]
+        os.environ.update(call["environment"])
+        sys.argv = ["nccid-fetch", *call["arguments"]]
         connection.send(str(os.getpid()).encode())
         from nccid_fetch.cli.main import main  # noqa: PLC0415
 

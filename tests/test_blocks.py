@@ -22,6 +22,12 @@ NOT_YET = (
 )
 """Commands and options that the documents speak of and the program does not have yet."""
 
+SHELLS = {"sh", "console", "bash", "ini", "crontab"}
+OF_OTHERS = {"coming-from.md", "faults-compared.md"}
+"""Pages that speak of other programs' options, too."""
+FOREIGN = {"--numworkers", "--only-show-errors", "--no-verify-ssl", "--rounds-of-aws", "--quick"}
+"""Options of other programs, and of the benchmarks', that are spoken of in between."""
+
 
 def mentioned(shell: str) -> set[str]:
     """The commands and options of ours in lines of a shell."""
@@ -34,12 +40,20 @@ def mentioned(shell: str) -> set[str]:
 
 def known() -> set[str]:
     tree = commands()
-    return set(tree) | {"--help", "--version"} | {flag for command in tree.values() for each in command.params for flag in each.opts}
+    return (
+        set(tree)
+        | {"--help", "--version"}
+        | {flag for command in tree.values() for each in command.params for flag in each.opts}
+    )
 
 
 def is_not_yet(block: Block) -> bool:
-    shell = block.text if block.kind in {"sh", "console", "bash", "ini", "crontab"} else ""
-    keys = {f"--{key}" for key in re.findall(r"^([a-z-]+) = ", block.text, re.MULTILINE)} if block.kind == "toml" else set()
+    shell = block.text if block.kind in SHELLS else ""
+    keys = (
+        {f"--{key}" for key in re.findall(r"^([a-z-]+) = ", block.text, re.MULTILINE)}
+        if block.kind == "toml"
+        else set()
+    )
     return bool((mentioned(shell.replace("$ nccid", "nccid")) | keys) & set(NOT_YET))
 
 
@@ -80,6 +94,19 @@ def test_every_block_does_what_its_page_says(
         waiting |= {file_of(block).rpartition("/")[2]} if waits and block.kind in FILES else set()
         if not waits or block.kind in FILES:
             sandbox.do(block, only_put=waits)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_command_and_option_that_a_page_speaks_of_exists(page: Path) -> None:
+    prose = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    if page.name in OF_OTHERS:
+        prose = "".join(re.findall(r"([^|]*)\|$", prose, re.MULTILINE))  # The last column is ours.
+    spoken: set[str] = set()
+    for words in re.findall(r"`([^`\n]+)`", prose):
+        spoken |= mentioned(words) | ({words.split()[0].partition("=")[0]} if words.startswith("--") else set())
+    for block in blocks(page):
+        spoken |= mentioned(block.text.replace("$ nccid", "nccid")) if block.kind in SHELLS else set()
+    assert spoken - known() - set(NOT_YET) <= FOREIGN
 
 
 def test_nothing_is_waited_for_that_is_there_or_that_no_document_speaks_of() -> None:
