@@ -12,7 +12,7 @@ from sphinx.application import Sphinx  # noqa: E402
 from sphinx.util.docutils import SphinxDirective  # noqa: E402
 
 from nccid_fetch import __version__  # noqa: E402
-from tests import docs as generators  # noqa: E402
+from tests import reference  # noqa: E402
 
 project = "nccid-fetch"
 author = "The nccid-fetch developers"
@@ -35,13 +35,13 @@ html_css_files = ["site.css"]
 
 
 class Generated(SphinxDirective):
-    """Text that is made from the code while the documentation is built: `{generated} NAME`, NAME being a generator's."""
+    """Text that is made from the code while the documentation is built: `{generated} NAME`, a function of `tests.reference`."""
 
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
         """Return what the generator's Markdown says."""
-        text = getattr(generators, self.arguments[0])()
+        text = getattr(reference, self.arguments[0])()
         return self.parse_text_to_nodes(text, allow_section_headings=True)
 
 

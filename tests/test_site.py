@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from .docs import commands, journal
+from .docs import commands
+from .reference import journal
 from .test_dependencies import PINNED
 
 ROOT = Path(__file__).parent.parent
