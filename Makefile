@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-SOURCES := nccid_fetch tests benchmarks
+SOURCES := nccid_fetch tests benchmarks docs
 
 .DEFAULT_GOAL := help
 
@@ -20,7 +20,7 @@ demo: $(VENV)/.demo ## Fetch a synthetic warehouse from an embedded S3 server, t
 	$(BIN)/nccid-fetch demo
 
 .PHONY: test
-test: $(VENV)/.dev ## Run the tests; ARGS="-k journal" for some of them
+test: $(VENV)/.dev $(VENV)/.docs ## Run the tests; ARGS="-k journal" for some of them
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal $(ARGS)
 
 .PHONY: faults
@@ -76,8 +76,10 @@ compare-faults: $(VENV)/.bench ## Meet faults with ours and with its peers, and 
 	$(BIN)/python -m benchmarks.faults --output docs/faults-compared.md $(ARGS)
 
 .PHONY: docs
-docs: $(VENV)/.dev ## Rewrite what is taken from the code: README.md, docs/man
+docs: $(VENV)/.dev $(VENV)/.docs ## Rewrite what is taken from the code, and build the documentation in build/docs
 	$(BIN)/python -m tests.docs
+	PYTHONPATH=$(VENV)/docs $(BIN)/python -m sphinx --quiet --fail-on-warning --fresh-env docs build/docs
+	@echo "The documentation begins at build/docs/index.html"
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -89,6 +91,12 @@ $(VENV)/.demo: $(VENV)/bin/python pyproject.toml constraints.txt
 $(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(INSTALL) --editable '.[dev]'
 	@touch $@ $(VENV)/.demo
+
+# In a folder of its own, which comes before all else while the documentation is built: see the file's first line. pip warns of it.
+$(VENV)/.docs: $(VENV)/bin/python docs/requirements.txt
+	rm -rf $(VENV)/docs
+	$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --no-deps --target $(VENV)/docs --requirement docs/requirements.txt
+	@touch $@
 
 $(VENV)/.bench: $(VENV)/.dev
 	$(INSTALL) --editable '.[bench]'

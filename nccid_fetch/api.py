@@ -155,11 +155,10 @@ def plan(*parts: str, dest: str | Path, report: Report | None = None, **options:
 class Warehouse:
     """The bucket, for looking at.
 
-    Example:
-        ```python
+    As in::
+
         async for remote in Warehouse(profile="nccid").objects("data"):
             print(remote.key, remote.size)
-        ```
 
     Args:
         **options: Where the warehouse is; see `Source`.

@@ -72,6 +72,6 @@ def test_everything_that_comes_along_is_pinned() -> None:
 
 @fault(125)
 def test_the_pins_name_versions_and_no_place_to_get_them_from() -> None:
-    for path in (ROOT / "constraints.txt", ROOT / "pyproject.toml"):
+    for path in (ROOT / "constraints.txt", ROOT / "docs" / "requirements.txt", ROOT / "pyproject.toml"):
         assert not re.search(r"^\s*-|@ |://", path.read_text(), re.MULTILINE)
     assert all(re.fullmatch(r"[0-9][0-9a-z.]*", number) for number in PINNED.values())
