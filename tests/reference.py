@@ -9,6 +9,7 @@ from inspect import cleandoc
 from typing import Any
 
 from nccid_fetch import journal as journal_module
+from nccid_fetch import schema
 
 from .docs import _help, commands
 
@@ -22,7 +23,7 @@ def command_line() -> str:
 def journal() -> str:
     """Return what the journal says of its tables, and the statements that make them."""
     about = cleandoc(str(journal_module.__doc__))
-    return f"```text\n{about[about.index('Schema, ') :]}\n```\n\n```sql\n{journal_module._SCHEMA.strip()}\n```\n"
+    return f"```text\n{about[about.index('Schema, ') :]}\n```\n\n```sql\n{schema.SCHEMA.strip()}\n{schema.LISTING.strip()};\n```\n"
 
 
 def _command(name: str, command: Any) -> Iterator[str]:
