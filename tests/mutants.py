@@ -1297,7 +1297,7 @@ GUARDS = (
         "store/reactor.py",
         "if self._body or self.is_to_wait:",
         "if self._body:",
-        "test_reactor.py::test_of_a_body_that_is_limited_no_more_is_received_than_was_taken",
+        "test_reactor.py::test_after_a_chunk_of_what_is_limited_nothing_is_received_until_it_is_resumed",
     ),
     Guard(
         "a run is not held for ever",

@@ -106,7 +106,7 @@ def on(line: Line, scene: Callable[[], Awaitable[None]]) -> Line:
 @pytest.mark.parametrize(
     "sizes", [[SMALL], [SLICE], [XRAY], [SMALL] * 9 + [SLICE] * 9 + [XRAY]], ids=["small", "slices", "x-rays", "mixed"]
 )
-@pytest.mark.parametrize("rate", ["50KB", "1MB"])
+@pytest.mark.parametrize("rate", ["30KB", "1MB"])
 def test_in_any_minute_comes_what_is_set_within_5_percent(workers: int, sizes: list[int], rate: str) -> None:
     line = Line(rate)
     on(line, lambda: line.crowd(workers, sizes, 100))

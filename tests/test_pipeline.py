@@ -11,6 +11,7 @@ from contextlib import suppress
 from datetime import timedelta
 from hashlib import md5
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,12 +19,14 @@ import pytest
 from nccid_fetch import admission, commit, operations, planfile, transfer
 from nccid_fetch.adaptive import AdaptiveLimit
 from nccid_fetch.admission import WAITING_OBJECTS
+from nccid_fetch.clock import Clock
 from nccid_fetch.commit import Committer, Ending
 from nccid_fetch.destination import Destination
 from nccid_fetch.digests import md5_of
 from nccid_fetch.disk import Disk
 from nccid_fetch.errors import DestinationError, EndpointError
 from nccid_fetch.events import Committed, Event, LimitSet, ListingEnded, PagePlanned, Received
+from nccid_fetch.governor import Governor
 from nccid_fetch.journal import Journal
 from nccid_fetch.listing import ShardedListing
 from nccid_fetch.model import Fetch, PartState, RemoteObject, Why
@@ -32,6 +35,7 @@ from nccid_fetch.planfile import write_decision, write_header
 from nccid_fetch.planning import Planner
 from nccid_fetch.retry import MISMATCHES_MAX
 from nccid_fetch.settings import Settings, Source, Transport, Verify
+from nccid_fetch.slots import Slots
 from nccid_fetch.staging import StagedFile
 from nccid_fetch.store.pages import PAGE_KEYS, Lister
 from nccid_fetch.store.reactor import Reactor
@@ -1260,3 +1264,23 @@ def test_a_cancellation_during_the_last_commit_waits_for_it(
 
     asyncio.run(scenario())
     assert check_tree(dest, snapshot(s3)) == set(keys) == set(records(dest))
+
+
+@pytest.mark.parametrize(("waited_at", "grows"), [(float("-inf"), True), (1e9, False)])
+def test_auto_learns_nothing_from_an_object_that_waited_for_what_concerns_all(waited_at: float, grows: bool) -> None:  # noqa: FBT001
+    """While the run was held, or for bandwidth: what it waited for was no place."""
+    now = [0.0]
+    tools: Any = SimpleNamespace(
+        settings=Settings(dest=Path("dest"), concurrency="auto"),
+        governor=Governor(),
+        clock=Clock(now=lambda: now[0]),
+        slots=Slots(64),
+        report=lambda _: None,
+        waited_at=waited_at,
+    )
+    limit = pipeline._Limit(tools)
+    for _ in range(2000):
+        now[0] += 0.01
+        tools.slots.in_flight = tools.slots.limit
+        limit.fetched(1000, now[0] - 0.5)
+    assert (tools.slots.limit > 64) is grows

@@ -19,7 +19,7 @@ from nccid_fetch.model import ETag, RemoteObject
 from nccid_fetch.settings import Source
 from nccid_fetch.store import fast
 from nccid_fetch.store.fast import FastReader
-from nccid_fetch.store.reactor import Exchange, Reactor
+from nccid_fetch.store.reactor import Buffers, Exchange, Reactor
 from nccid_fetch.store.session import open_session
 from nccid_fetch.store.signing import Signer
 from nccid_fetch.timetable import Timetable
@@ -222,6 +222,17 @@ def test_what_comes_to_be_held_while_a_request_is_made_ready_is_not_sent(
 
     talk(scenario, s3)
     assert s3.gets() == 0
+
+
+@pytest.mark.parametrize("by_the_chunk", [True, False])
+def test_after_a_chunk_of_what_is_limited_nothing_is_received_until_it_is_resumed(by_the_chunk: bool) -> None:  # noqa: FBT001
+    """Also where the chunk was taken before more came; without a limit, the next one may come meanwhile."""
+    exchange = Exchange("", [], whole=-2, room=4, buffers=Buffers(64), by_the_chunk=by_the_chunk)
+    for line in (b"HTTP/1.1 200 OK\r\n", b"Content-Length: 9\r\n", b"\r\n"):
+        exchange._on_header(line)
+    assert exchange._on_body(b"1234") is None
+    assert bytes(exchange.take() or b"") == b"1234"
+    assert (exchange._on_body(b"5") is not None) is exchange.is_paused is by_the_chunk
 
 
 def test_of_a_body_that_is_limited_no_more_is_received_than_was_taken(s3: ScriptedS3) -> None:
