@@ -61,6 +61,7 @@ class Records:
         self._log: Log | None = None
         self._last_words: list[str] = []
         self._hearing = ExitStack()
+        answer.is_given = False
 
     @property
     def tell(self) -> "Callable[[Sentence], object] | None":
@@ -74,7 +75,6 @@ class Records:
             UsageError: A file cannot be written.
         """
         values, command = self._values, self._command
-        answer.is_given = False
         self._hearing.enter_context(heard_by(self._hear))
         source = {name: values.get(name) for name in ("bucket", "group")}
         dest = None if values.get("dest") is None else str(values["dest"])
