@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import signal
 import stat
 import subprocess
@@ -171,6 +172,14 @@ def test_no_key_forges_a_line_of_the_log(cli: Cli, s3: ScriptedS3, kept: Path, f
         assert r"[2J" in raw
 
 
+@fault(116)
+def test_a_password_in_an_endpoint_is_in_no_record(cli: Cli, kept: Path) -> None:
+    records = ("--log-file", kept / "log", "--events", kept / "events", "--metrics", kept / "m.prom")
+    assert cli("all", "--dest", kept / "dest", "--endpoint-url", "http://name:hunter2@127.0.0.1:1", *records).code == 2
+    assert "***@127.0.0.1:1" in (kept / "log").read_text()
+    assert not [path for path in kept.iterdir() if "hunter2" in path.read_text()]
+
+
 # What cannot be written.
 
 
@@ -213,7 +222,7 @@ def test_metrics_that_cannot_be_gone_on_with_are_a_warning_too(cli: Cli, s3: Scr
 
 def test_events_on_stdout_leave_room_for_nothing_else_there(s3: ScriptedS3, kept: Path) -> None:
     def events_of(*arguments: str) -> tuple[list[dict[str, Any]], str]:
-        command = [SCRIPT, "get", "ct", "data", "--dest", kept / "dest", "--events", "-", *arguments]
+        command = [str(SCRIPT), "get", "ct", "data", "--dest", str(kept / "dest"), "--events", "-", *arguments]
         done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=True)
         return [json.loads(line) for line in done.stdout.splitlines()], done.stderr
 
@@ -229,7 +238,7 @@ def test_events_on_stdout_leave_room_for_nothing_else_there(s3: ScriptedS3, kept
 def test_a_reader_of_events_that_goes_away_does_not_end_the_run(s3: ScriptedS3, kept: Path) -> None:
     reached, go_on = threading.Event(), threading.Event()
     s3.script("get", Do(reached.set, Hold(go_on)), key=KEY)
-    command = [SCRIPT, "all", "--dest", kept / "dest", "--events", "-", "--format", "quiet"]
+    command = [str(SCRIPT), "all", "--dest", str(kept / "dest"), "--events", "-", "--format", "quiet"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
         assert run.stdout is not None
         assert run.stderr is not None
@@ -364,14 +373,16 @@ def test_on_finish_that_takes_too_long_is_ended_with_all_that_it_started(
     cli: Cli, s3: ScriptedS3, kept: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("nccid_fetch.cli.records.finish.FINISH_SECONDS", 0.05)
-    os.mkfifo(kept / "pipe")
-    reader = os.open(kept / "pipe", os.O_RDONLY | os.O_NONBLOCK)
-    ended = cli("get", "ct", "--dest", kept / "dest", "--on-finish", f"(exec 4> {kept}/pipe; tail -f /dev/null) & wait")
+    for name in ("open", "held"):
+        os.mkfifo(kept / name)
+    reader, held = os.open(kept / "open", os.O_RDONLY | os.O_NONBLOCK), os.open(kept / "held", os.O_RDWR)
+    ended = cli("get", "ct", "--dest", kept / "dest", "--on-finish", f"(exec 4> {kept}/open; cat {kept}/held) & wait")
     assert ended.code == 0
     assert ended.err == "warning: --on-finish was ended: it took longer than 0.05 seconds\n"
-    os.set_blocking(reader, True)
-    assert os.read(reader, 1) == b"", "nobody has it open any more"
-    os.close(reader)
+    assert select.select([reader], [], [], 20)[0], "somebody still has it open"
+    assert os.read(reader, 1) == b""
+    for descriptor in (reader, held):
+        os.close(descriptor)
 
 
 def test_on_finish_does_not_run_itself(cli: Cli, s3: ScriptedS3, kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -391,7 +402,7 @@ def test_all_records_come_to_their_end_after_a_signal(s3: ScriptedS3, kept: Path
     os.mkfifo(pipe)
     os.mkfifo(kept / "told")
     told: list[str] = []
-    listener = threading.Thread(target=lambda: told.append((kept / "told").read_text()))
+    listener = threading.Thread(target=lambda: told.append((kept / "told").read_text()), daemon=True)
     listener.start()
     records = ("--log-file", "log", "--events", "events", "--metrics", "m.prom")
     options = [str(kept / word) if "--" not in word else word for word in records]
@@ -410,11 +421,11 @@ def test_all_records_come_to_their_end_after_a_signal(s3: ScriptedS3, kept: Path
             child.signal(signal.SIGTERM)
             code, summary, _ = child.said()
     never.set()
-    listener.join(60)
     assert code == summary["exit_code"] == 143
     assert messages(kept / "log")[-1].startswith("info ended with 143 after ")
     assert lines(kept / "events")[-1]["exit_code"] == 143
     assert exit_code_in(kept / "m.prom") == 143
+    listener.join(60)
     said, _, read = told[0].partition("\n")
     assert said == "143"
     assert json.loads(read) == summary

@@ -120,10 +120,15 @@ def go(s3: ScriptedS3, tmp_path: Path) -> Go:
         }
         command = [sys.executable, "-c", patch + MAIN, ",".join(parts), "--dest", str(home / "dest"), "--debug", "-v"]
         command += ["--attempts", "1", "--retry-for", "0s", *arguments]
+        kept = {"--log-file": "log", "--events": "events", "--metrics": "run.prom"}
+        command += [word for option, name in kept.items() for word in (option, str(home / name))]
+        command += ["--on-finish", f"{{ env | grep ^NCCID_FETCH_; cat; }} >> {home}/told"]
         done = subprocess.run(command, capture_output=True, env=environment, timeout=60, check=False)
         said = (done.stdout + done.stderr).decode()
         codes = {part: int(code) for part, code in re.findall(r"^(\S+) ended with (\d+)$", said, re.MULTILINE)}
         assert set(codes) == set(parts), said
+        assert {path.name for path in home.iterdir()} >= {*kept.values()}
+        assert (home / "told").exists() == (codes.keys() != {part for part, code in codes.items() if code == 2})
         return Run(codes, said, home)
 
     return go
@@ -170,6 +175,7 @@ def test_no_secret_is_left_by_a_defect(go: Go) -> None:
     run = go(patch=DEFECT)
     assert run.code == 1
     assert "ZeroDivisionError: of all things" in run.said
+    assert "ZeroDivisionError: of all things" in (run.home / "log").read_text()
     assert leaks(run) == []
 
 
