@@ -77,7 +77,7 @@ def _ending(values: options.Values) -> Iterator["Records"]:
 
 
 @app.command("all")
-@options.takes(options.FETCH, options.RECORDS, options.SOURCE, options.OUTPUT)
+@options.takes(options.FETCH, options.SOURCE, options.OUTPUT, options.RECORDS)
 def fetch_all(values: options.Values) -> None:
     """Fetch every part that the credentials allow.
 
@@ -93,9 +93,9 @@ def fetch_all(values: options.Values) -> None:
 @options.takes(
     {"parts": (options.Parts, None), "plan": (options.PlanFile, None)},
     options.FETCH,
-    options.RECORDS,
     options.SOURCE,
     options.OUTPUT,
+    options.RECORDS,
 )
 def get(values: options.Values) -> None:
     """Fetch the named parts, or carry out a plan.
