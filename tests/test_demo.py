@@ -112,6 +112,19 @@ def test_serve_prints_what_leads_any_client_to_it_and_a_signal_ends_it(
     assert set(listed.stdout.splitlines()) == objects.keys()
 
 
+def test_serve_in_json_prints_one_object_while_it_serves() -> None:
+    command = [*DEMO, "--serve", "--format", "json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as served:
+        assert served.stdout is not None
+        assert served.stderr is not None
+        assert " objects in " in served.stderr.readline()
+        served.send_signal(signal.SIGTERM)
+        assert served.wait(110) == 0
+        told = json.loads(served.stdout.read())
+    assert (told["schema"], told["exit_code"]) == ("nccid-fetch/serve/1", 0)
+    assert told["environment"]["AWS_ENDPOINT_URL"].startswith("http://127.0.0.1:")
+
+
 @pytest.mark.parametrize("arguments", [[], ["--serve"]], ids=["demo", "demo --serve"])
 def test_without_its_extra_it_says_how_to_install_it(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from nccid_fetch import admission, commit, operations, planfile, transfer
+from nccid_fetch import admission, commit, operations, pipeline, planfile, transfer
 from nccid_fetch.adaptive import AdaptiveLimit
 from nccid_fetch.admission import WAITING_OBJECTS
 from nccid_fetch.clock import Clock

@@ -252,6 +252,21 @@ def test_two_that_write_to_one_log_lose_nothing_when_it_is_turned_over(
     assert all(line.endswith(" " + "x" * 20) for line in lines)
 
 
+def test_a_log_that_cannot_be_renamed_grows_instead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in /var/log, where an administrator has made the file and nobody else may make any."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("nccid_fetch.cli.records.log.LOG_BYTES_MAX", 100)
+    monkeypatch.setattr("os.rename", refuse)
+    log = log_to(tmp_path / "log")
+    for number in range(5):
+        log.write("info", f"{number}:{'x' * 30}")
+    log.close(60)
+    assert len((tmp_path / "log").read_text().splitlines()) == 5
+
+
 def test_a_log_that_is_moved_away_is_begun_anew(tmp_path: Path) -> None:
     """By logrotate, or by somebody who cleans up."""
     log = log_to(tmp_path / "log")

@@ -93,6 +93,7 @@ def test_the_log_has_what_was_asked_for_what_happened_and_how_it_ended(cli: Cli,
     told = messages(kept / "log")
     assert told[0].startswith("info nccid-fetch ")
     assert told[0].endswith(f"begins: get ct data mri --dest {kept}/dest --format quiet --log-file {kept}/log")
+    assert told[1] == f"info from nccid-data-warehouse-prod/training to {kept}/dest"
     assert "info parts: ct, data, mri (denied)" in told
     assert "info the listing of ct ended: complete" in told
     assert [line for line in told if line.startswith("info retry: training/data/")]

@@ -116,7 +116,7 @@ def _command(name: str, panel: str, examples: str) -> Callable[[Callable[..., No
     nccid-fetch all --dest /data/nccid --format json > summary.json
     """,
 )
-@options.takes(options.FETCH, options.RECORDS, options.SOURCE, options.OUTPUT)
+@options.takes(options.FETCH, options.SOURCE, options.OUTPUT, options.RECORDS)
 def fetch_all(values: options.Values) -> None:
     """Fetch every part that the credentials allow."""
     from .fetching import fetch  # noqa: PLC0415
@@ -137,9 +137,9 @@ def fetch_all(values: options.Values) -> None:
 @options.takes(
     {"parts": (flags.Parts, None), "plan": (flags.PlanFile, None)},
     options.FETCH,
-    options.RECORDS,
     options.SOURCE,
     options.OUTPUT,
+    options.RECORDS,
 )
 def get(values: options.Values) -> None:
     """Fetch the named parts, or carry out a plan."""

@@ -88,6 +88,8 @@ class Records:
             told = "".join(f" {_as_typed(name, value)}" for name, value in given.items())
             text = f"nccid-fetch {__version__} begins: {command}{told}"
             log.write("info", text, command=command, **facts, options=given)
+            if source["bucket"] is not None:
+                log.write("info", f"from {source['bucket']}/{source['group']}{f' to {dest}' if dest else ''}")
             self._log = log
         if self._events_in_stdout and command not in _RUNS:
             raise UsageError(f"--events - would mix with what {command} writes to stdout", hint="name a file or a pipe")
@@ -120,11 +122,12 @@ class Records:
             with suppress(OSError):
                 print_json(self._ended(code))
         if self.events is not None and not self.events.end(code, self.summary, seconds):
-            note("warning: --events: the last lines were not taken in time")
+            _say("warning: --events: the last lines were not taken in time")
         if self.metrics is not None and not self.metrics.end(code, seconds):
-            note("warning: --metrics: the last numbers were not written in time")
+            _say("warning: --metrics: the last numbers were not written in time")
         if self._values.get("on_finish") is not None and code != UsageError.exit_code:
-            self._finish(self._values["on_finish"], code)
+            with suppress(OSError):  # As in `_say`.
+                self._finish(self._values["on_finish"], code)
         if self._log is not None:
             if defect is not None:
                 for line in "".join(traceback.format_exception(defect)).splitlines():
@@ -170,6 +173,11 @@ class Records:
             for line in self._last_words:
                 print(line)
         return out.getvalue()
+
+
+def _say(text: str) -> None:
+    with suppress(OSError):  # Nobody reads stderr any more; the other records are to have their end.
+        note(text)
 
 
 def _saying(option: str, path: Path) -> Callable[[OSError], object]:

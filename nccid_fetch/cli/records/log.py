@@ -124,6 +124,9 @@ class _TurnedFile(RotatingFileHandler):
                 super().doRollover()
             else:
                 self._reopen()
+        except PermissionError:  # In a folder that is not ours it can be written, but not renamed: then it only grows.
+            self.maxBytes = 0
+            self._reopen()
         finally:
             os.close(turned)
 
