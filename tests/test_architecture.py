@@ -37,15 +37,15 @@ RANKS = (
     ),
     (
         *("destination", "governor", "ranges", "room", "stopping", "summary"),
-        *("cli.usage", "demo.server", "doctor.records"),
+        *("cli.usage", "demo.server"),
     ),
     (
         *("admission", "commit", "holdings", "planning", "progress"),
-        *("cli.records.metrics", "cli.records.stream", "doctor.premises", "store.session"),
+        *("cli.records.metrics", "cli.records.stream", "store.session"),
     ),
     (
         *("status",),
-        *("cli.output", "doctor.judge_destination", "store.fast", "store.identity", "store.pages"),
+        *("cli.output", "store.fast", "store.identity", "store.pages"),
         *("store.reference", "store.witness"),
     ),
     (
@@ -55,21 +55,21 @@ RANKS = (
     ),
     (
         *("transfer",),
-        *("cli.display", "cli.publishing", "cli.records.log", "cli.runner", "doctor.examination"),
+        *("cli.display", "cli.publishing", "cli.records.log", "cli.runner", "doctor.records"),
     ),
     (
         *("pipeline",),
-        *("cli.doctor", "cli.records.keeping", "cli.statuspage"),
+        *("cli.records.keeping", "cli.statuspage", "doctor.premises"),
     ),
     (
         *("operations",),
-        *("cli.audience", "cli.status"),
+        *("cli.audience", "cli.status", "doctor.judge_destination"),
     ),
     (
         *("api",),
-        *("cli.fetching", "cli.listing"),
+        *("cli.fetching", "cli.listing", "doctor.examination"),
     ),
-    ("cli.demo",),
+    ("cli.demo", "cli.doctor"),
     ("cli.commands",),
     ("cli.main",),
     ("__main__",),
