@@ -26,6 +26,8 @@ a probe: they fell less, or did not  back to the whole
 told to slow down                    a fifth less at once, and no more than that for half a second; then growth
                                      begins anew at a hundredth a window, and gathers pace
 slots stood empty                    nothing: what is not used up says nothing about its limit
+the run was held, or --bwlimit held  nothing: what an object waited for then was no place
+an object back
 ===================================  ==============================================================================
 
 A window lasts until as many objects as may be in flight have come since the limit last changed, and their times
@@ -157,6 +159,14 @@ class AdaptiveLimit:
         ):
             self._decide(now)
             self._restart(now)
+
+    def disturbed(self, now: float) -> None:
+        """Take note of an object that had to wait for something else: of its time nothing can be learned, nor of this window.
+
+        Args:
+            now: Seconds on the clock of `finished`.
+        """
+        self._restart(now)
 
     def throttled(self, now: float) -> None:
         """Take note of having been told to slow down.

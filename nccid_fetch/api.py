@@ -5,7 +5,7 @@ Each function has an `_async` twin. The plain ones work in a notebook too, whose
 
 import asyncio
 import resource
-from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
@@ -18,6 +18,7 @@ from .events import Event, PagePlanned, Report
 from .model import Decision, RemoteObject
 from .settings import Concurrency, Durability, Existing, OnFailure, Settings, Source, Transport, Verify
 from .summary import Summary, Tally
+from .timetable import Timetable, Window
 from .units import parse_size
 
 T = TypeVar("T")
@@ -46,12 +47,17 @@ class PlanOptions(SourceOptions, total=False):
 
 
 class FetchOptions(PlanOptions, total=False):
-    """How to fetch; see `Settings`. `stall` and `max_duration` are in seconds, `max_bytes` may be a text like `500GB`."""
+    """How to fetch; see `Settings`.
+
+    `stall` and `max_duration` are in seconds, `max_bytes` may be a text like `500GB`; `bwlimit` is a text, or bytes per second.
+    """
 
     concurrency: Concurrency
     verify: Verify | str
     durability: Durability | str
     transport: Transport | str
+    bwlimit: str | int | None
+    window: str | None
     attempts: int
     stall: float
     max_duration: float | None
@@ -216,16 +222,31 @@ def _settings(options: PlanOptions | FetchOptions, dest: str | Path, parts: tupl
                 chosen[name] = kind(chosen[name])
             except ValueError:
                 raise UsageError(f"{name}={chosen[name]!r} is unknown", hint=f"one of: {', '.join(kind)}") from None
-    if isinstance(chosen.get("max_bytes"), str):
-        try:
-            chosen["max_bytes"] = parse_size(chosen["max_bytes"])
-        except ValueError as error:
-            raise UsageError(f"max_bytes: {error}", hint="a number, or a text like '500GB'") from None
+    for name, read in _TEXTS.items():
+        if chosen.get(name) is not None:
+            chosen[name] = read(chosen[name])
     for name in ("include", "exclude"):
         globs = chosen.get(name, ())
         chosen[name] = (globs,) if isinstance(globs, str) else tuple(globs)  # A text's letters are globs as well.
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)  # Raising it is up to whoever owns the process.
     return Settings(dest=Path(dest), parts=parts, open_files=None if soft == resource.RLIM_INFINITY else soft, **chosen)
+
+
+def _size(given: int | str) -> int:
+    if isinstance(given, int):
+        return given
+    try:
+        return parse_size(given)
+    except ValueError as error:
+        raise UsageError(f"max_bytes: {error}", hint="a number, or a text like '500GB'") from None
+
+
+_TEXTS: dict[str, Callable[[Any], object]] = {
+    "max_bytes": _size,
+    "bwlimit": lambda given: Timetable(str(given)),
+    "window": Window,
+}
+"""What is read from a text."""
 
 
 def _summary(

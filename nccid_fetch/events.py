@@ -6,6 +6,7 @@ and by batch, not by object, except where an object is worth a line of its own.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 
 from .errors import Reason
@@ -100,6 +101,7 @@ class Wait(StrEnum):
     ENDPOINT = "the endpoint"
     CREDENTIALS = "credentials"
     SLOWED = "the server, which asks to slow down"
+    WINDOW = "its hours (--window)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +116,7 @@ class Held:
         since: When the run was held, in seconds on its clock.
         pause_seconds: How long until the next request.
         retry_for_seconds: How long it may go on like this.
+        until: What the clock on the wall will show when it goes on, where that is known: outside of `--window`.
     """
 
     reason: Wait
@@ -121,6 +124,14 @@ class Held:
     since: float
     pause_seconds: float
     retry_for_seconds: float
+    until: datetime | None = None
+
+    @property
+    def hour(self) -> str | None:
+        """When that is, for a person: 19:00, or Sat 00:00 where it is more than a day away."""
+        if self.until is None:
+            return None
+        return f"{self.until:%a %H:%M}" if self.pause_seconds >= 86_400 else f"{self.until:%H:%M}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +171,13 @@ class LastListed:
     """
 
     parts: Mapping[str, Listed]
+
+
+@dataclass(frozen=True, slots=True)
+class RateSet:
+    """From now on so many bytes a second may come; None for any number."""
+
+    bytes_per_second: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,6 +302,7 @@ Event = (
     | LimitSet
     | DestinationOpened
     | LastListed
+    | RateSet
     | RemoteFound
     | RoomFound
     | RoomShort

@@ -15,6 +15,9 @@ it should slow down, and no word on how long   nobody is held; fewer are in flig
 anything else                                  it was answered
 =============================================  ===============================================================
 
+Outside of `--window`, `hours` shuts it: nobody sends anything, and none asks. When it is opened again, the credentials
+are read anew before anything is asked, as if they had expired. Time outside counts for nothing.
+
 The one that asks is answered: all go on. It meets any of these again: the next one asks after a longer pause. When it
 has been like this for `--retry-for`, the run ends, and says since when and what can be done. A server that asks for time is
 there: it has a quarter of an hour at least.
@@ -25,6 +28,7 @@ What was sent before the run was last held says nothing about the present, and w
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import NoReturn
 
 from .clock import REAL, Clock
@@ -35,7 +39,9 @@ from .errors import (
     NccidFetchError,
     ObjectError,
     Reason,
+    RunError,
     ThrottledError,
+    TransientError,
     UnreachableError,
 )
 from .events import Held, Released, Report, Wait
@@ -51,6 +57,9 @@ _LEFT_SECONDS_MIN = 0.001
 Renew = Callable[[], Awaitable[bool]]
 """Reads the credentials anew, and says whether they are others than before. Raises CredentialsError if none are had."""
 
+Ready = Callable[[], Awaitable[None]]
+"""Waits for what else a request needs, once it may be sent."""
+
 
 class Governor:
     """Holds the run, and lets it go on.
@@ -61,6 +70,7 @@ class Governor:
             another way than `request` counts it.
         holds_over: How often the run was held, and went on.
         had_trouble: Whether anything of it ever happened: then what failed may have failed for that.
+        last_held: When, on the clock, it was last known to be held.
         when_slowed: Called each time that a request is told to slow down.
 
     Args:
@@ -80,6 +90,7 @@ class Governor:
         self.answers = 0
         self.holds_over = 0
         self.had_trouble = False
+        self.last_held = float("-inf")
         self.when_slowed: Callable[[], None] = lambda: None
         self._clock = clock
         self._retry_for = retry_for_seconds
@@ -91,22 +102,27 @@ class Governor:
         self._has_lead = False
         self._is_renewed = False  # Since a request last learned something.
         self._changed = asyncio.Event()
-        self._ending: str | None = None
+        self._is_shut = False
+        self._ending: Callable[[], RunError] | None = None
         self._slowed_since: float | None = None
         self._answers_then = 0
 
     @asynccontextmanager
-    async def request(self, renew: Renew) -> AsyncIterator[None]:
+    async def request(self, renew: Renew, ready: Ready | None = None) -> AsyncIterator[None]:
         """Wait for one's turn to send a request, and take note of what comes of it: of an answer, not of its body.
 
         Args:
             renew: Reads the credentials anew.
+            ready: Waits for what else it needs, before it is sent.
 
         Raises:
             EndpointError: The run was held for too long.
             AccessError: The same, for want of credentials; or they are wrong.
+            RunError: What `end` was given.
         """
         leads = self.is_held and await self._turn(renew)
+        if ready is not None:
+            leads = await self._readied(renew, ready, leads=leads)
         holds_over = self.holds_over
         try:
             yield
@@ -147,21 +163,55 @@ class Governor:
         if error.retry_after_seconds or leads:
             self._hold(error, leads=leads, asked=min(RETRY_AFTER_SECONDS_MAX, error.retry_after_seconds or 0.0))
 
+    def shut(self, until: datetime | None, seconds: float) -> None:
+        """Let nobody send anything, whatever else the run may be held for, until it is opened.
+
+        Args:
+            until: What the clock on the wall will show then.
+            seconds: How long that will be.
+        """
+        if self._ending is None:
+            self.is_held = self._is_shut = True
+            self._reason, self._since = Wait.WINDOW, self._clock.now()
+            self._report(Held(Wait.WINDOW, "it is outside of its hours", self._since, seconds, 0.0, until))
+
+    def open(self) -> None:
+        """Let the run go on that was shut, once the credentials have been read anew and one has asked with them."""
+        if self._ending is None:
+            self.is_held = self._is_shut = False
+            self._slowed_since = None
+            self._report(Released(Wait.WINDOW, self._clock.now() - self._since))
+            self._hold(CredentialsError("its hours have begun, and credentials are read anew"), leads=False)
+
+    def end(self, error: Callable[[], RunError]) -> None:
+        """End the run with an error: for everybody who waits, or comes to ask. Made for each of them."""
+        self.is_held, self._ending = True, error
+        self._wake()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether whoever asks is told that the run has ended."""
+        return self._ending is not None
+
     def _answered(self, *, leads: bool) -> None:
         self.answers += 1
-        if leads:
+        if not leads:
+            return
+        if not self._is_shut and self._ending is None:
             self.is_held = False
             self.holds_over += 1
-            self._report(Released(self._reason, self._clock.now() - self._since))
-            self._give_lead_away()
+            self.last_held = self._clock.now()
+            self._report(Released(self._reason, self.last_held - self._since))
+        self._give_lead_away()
 
     def _is_no_word_on_credentials(self, error: NccidFetchError) -> bool:
-        """Say whether it is not yet known if they are good: the answer to a HEAD denies, and does not say why.
+        """Say whether it is not yet known if they are good.
 
-        Whoever is denied asks for a listing next, which does.
+        The answer to a HEAD denies, and does not say why; whoever is denied asks for a listing next, which does. A server
+        that fails has not looked at them.
         """
         is_denial = isinstance(error, ObjectError) and error.reason is Reason.DENIED
-        return is_denial and self._reason is Wait.CREDENTIALS
+        return (is_denial or isinstance(error, TransientError)) and self._reason is Wait.CREDENTIALS
 
     def _give_lead_away(self) -> None:
         self._has_lead = False
@@ -176,18 +226,34 @@ class Governor:
         """Wait until the run is held no longer, or until one is to ask for all; say which."""
         while self.is_held:
             if self._ending is not None:
-                raise self._end_of_run(self._ending)
-            if self._has_lead:
+                raise self._ending()
+            if self._has_lead or self._is_shut:
                 await self._changed.wait()
                 continue
             self._has_lead = True
             try:
-                if await self._prepare(renew):
+                if await self._prepare(renew) and not self._is_shut and self._ending is None:
                     return True
             except BaseException:
                 self._give_lead_away()
                 raise
+            self._give_lead_away()
         return False
+
+    async def _readied(self, renew: Renew, ready: Ready, *, leads: bool) -> bool:
+        """Wait for what else a request needs; and for its turn again, if it has lost that meanwhile."""
+        while True:
+            try:
+                await ready()
+            except BaseException:
+                if leads:
+                    self._give_lead_away()
+                raise
+            if not self.is_held or (leads and not self._is_shut and self._ending is None):
+                return leads
+            if leads:
+                self._give_lead_away()
+            leads = await self._turn(renew)
 
     async def _prepare(self, renew: Renew) -> bool:
         """Wait until it is time to ask, and see to it that there is something to ask with."""
@@ -215,6 +281,10 @@ class Governor:
         """
         self.had_trouble = True
         now = self._clock.now()
+        if self._is_shut or self._ending is not None:  # It is found out again, if it is still so when it goes on.
+            if leads:
+                self._give_lead_away()
+            return
         if self.is_held and not leads:  # It was on its way by then.
             self._until = max(self._until, now + asked)
             return
@@ -244,13 +314,10 @@ class Governor:
             seconds: How long it has been like this.
         """
         for_long = f", for {seconds / 60:.0f} minutes now" if seconds >= 60 else ""
-        self.is_held, self._ending = True, f"{self._cause}{for_long}"
-        self._wake()
-        raise self._end_of_run(self._ending) from self._cause
-
-    def _end_of_run(self, message: str) -> AccessError | EndpointError:
+        message = f"{self._cause}{for_long}"
         kind, hint = _ENDINGS[self._reason]
-        return kind(message, f"{hint}, then run the same command again; what was verified stays")
+        self.end(lambda: kind(message, f"{hint}, then run the same command again; what was verified stays"))
+        raise kind(message, f"{hint}, then run the same command again; what was verified stays") from self._cause
 
 
 def _reason_of(error: NccidFetchError) -> Wait:

@@ -10,6 +10,7 @@ from itertools import groupby, islice
 from pathlib import Path
 
 from . import warehouse
+from .bandwidth import Bandwidth
 from .clock import REAL, Clock
 from .commit import Committer
 from .destination import Destination, open_destination, open_tree
@@ -49,6 +50,7 @@ async def fetch(
     command: str = "get",
     plan_file: Path | None = None,
     clock: Clock = REAL,
+    bandwidth: Bandwidth | None = None,
 ) -> None:
     """Bring a destination in line with the bucket, or with a plan of it.
 
@@ -59,15 +61,22 @@ async def fetch(
         command: What the run is noted as in the journal.
         plan_file: Carry this plan out instead of listing.
         clock: Time and chance.
+        bandwidth: The limit, for a caller who wants to turn it off and on; None for one made from the settings.
 
     Raises:
         RunError: The run could not begin or go on. What was verified by then is in place.
     """
     room = Room(report)
     brake = Brake(settings, room, clock)
+    if bandwidth is None and settings.bwlimit is not None:
+        bandwidth = Bandwidth(settings.bwlimit, clock)
+    if bandwidth is not None:
+        bandwidth.report = room
     try:
         async with brake.watching_time():
-            await _fetch(source, settings, room, brake, command=command, plan_file=plan_file, clock=clock)
+            await _fetch(
+                source, settings, room, brake, command=command, plan_file=plan_file, clock=clock, bandwidth=bandwidth
+            )
     except DestinationFullError as error:
         raise room.told(error) from error.__cause__
 
@@ -81,6 +90,7 @@ async def _fetch(
     command: str,
     plan_file: Path | None,
     clock: Clock,
+    bandwidth: Bandwidth | None,
 ) -> None:
     """Do what `fetch` does, but for the last word on a disk that is full."""
     check_dest(settings.dest)
@@ -98,6 +108,7 @@ async def _fetch(
                 connections=settings.concurrency_max + LISTING_CONNECTIONS,
                 stall_seconds=settings.stall_seconds,
                 governor=governor,
+                bandwidth=bandwidth,
             )
         )
         listing = Listing(Lister(session), LISTING_ATTEMPTS, report, clock)
@@ -149,6 +160,7 @@ async def _fetch(
             report=report,
             clock=clock,
             governor=governor,
+            bandwidth=bandwidth,
         )
         committer = Committer(
             group=source.group,

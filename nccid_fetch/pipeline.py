@@ -25,6 +25,7 @@ from .decisions import Nesting, refute
 from .diagnosis import destination_error
 from .errors import DestinationFullError, EndpointError, ListingDeniedError, ObjectError, Reason, decisive
 from .events import Adopted, Failed, Fetched, LimitSet, ListingEnded, Report
+from .hours import keep_hours
 from .keys import is_folder_marker
 from .listing import Stream
 from .model import Check, Fetch, PartState, Refuse, RemoteObject, Skip
@@ -123,6 +124,9 @@ class _Limit:
 
     def fetched(self, size: int, began: float) -> None:
         tools = self._tools
+        if isinstance(self._rule, AdaptiveLimit) and began <= tools.waited_at:
+            self._rule.disturbed(tools.clock.now())
+            return
         self._rule.finished(size, began, tools.clock.now(), tools.slots.in_flight)
         self._apply()
 
@@ -210,6 +214,7 @@ async def _flow(
 
     async with asyncio.TaskGroup() as group:
         watch = group.create_task(_watch(committer, committing), name="watch")
+        hours = group.create_task(keep_hours(tools.settings.window, tools.governor, tools.clock), name="hours")
         async with asyncio.TaskGroup() as workers:
             at_work = [
                 workers.create_task(
@@ -222,6 +227,7 @@ async def _flow(
             lanes.close()
         drop.cancel()
         watch.cancel()
+        hours.cancel()
 
 
 async def _drop(workers: Sequence["asyncio.Task[None]"], brake: Brake) -> None:

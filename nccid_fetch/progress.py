@@ -70,12 +70,14 @@ class Waiting:
         message: What happened, for a person.
         seconds: For how long it has waited.
         retry_for_seconds: How long it may wait.
+        until: What the clock will show when it goes on, where that is known.
     """
 
     reason: str
     message: str
     seconds: float
     retry_for_seconds: float
+    until: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,7 +335,7 @@ class Meter:
             limit_of=None if tally.limit is None else tally.limit.of,
             waiting=None
             if held is None
-            else Waiting(str(held.reason), held.message, now - held.since, held.retry_for_seconds),
+            else Waiting(str(held.reason), held.message, now - held.since, held.retry_for_seconds, held.hour),
             parts=tuple(self._parts.setdefault(name, _PartMeter(self._now)).read(name, part) for name, part in parts),
             expected_objects=None if expected is None or tally.listing_is_complete else expected.objects,
             expected_bytes=None if expected is None or tally.listing_is_complete else expected.bytes,

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from . import warehouse
 from .adaptive import LIMIT_MAX
 from .errors import UsageError
+from .timetable import Timetable, Window
 
 CONCURRENCY_MAX = 1024
 OPEN_FILES_PER_OBJECT = 3
@@ -146,6 +147,8 @@ class Settings:
         existing: What to do with files that no record vouches for.
         durability: When what was fetched is proof against a power failure.
         transport: Which client reads bodies.
+        bwlimit: How many bytes a second may come, and when; None for any number.
+        window: The hours in which anything is asked for; None for all.
         attempts: Attempts per object. Being told to slow down is not one.
         stall_seconds: An attempt ends when no byte came for so long.
         retry_for_seconds: How long a run waits for an endpoint that is gone, or for credentials that have expired.
@@ -168,6 +171,8 @@ class Settings:
     existing: Existing = Existing.CHECK
     durability: Durability = Durability.BATCH
     transport: Transport = Transport.AUTO
+    bwlimit: Timetable | None = None
+    window: Window | None = None
     attempts: int = 8
     stall_seconds: float = 30.0
     retry_for_seconds: float = RETRY_FOR_SECONDS

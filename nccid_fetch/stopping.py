@@ -1,13 +1,13 @@
 """The brake of a run: what ends it early because the user said so, and in good order.
 
-==================  ============================================  =============================================
+==================  ============================================  ===================================================
 Option              Stops the run when                            What is in flight then
-==================  ============================================  =============================================
+==================  ============================================  ===================================================
 `--max-duration`    so much time has passed since its beginning   has a minute to finish, then it is dropped
-`--max-patients`    one patient more would be begun               finishes, with all else of patients that were begun
+`--max-patients`    one patient more would be begun               finishes, with all else of patients who were begun
 `--max-bytes`       the next patient would bring too many bytes   the same
 `--on-failure`      the first object failed or was refused        finishes
-==================  ============================================  =============================================
+==================  ============================================  ===================================================
 
 Stopped is stopped: no listing goes on, nothing else is begun, and what is verified is put in place and recorded. The
 first reason is the one that is told.

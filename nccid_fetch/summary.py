@@ -22,6 +22,7 @@ from .events import (
     ListingRetrying,
     PagePlanned,
     PartsKnown,
+    RateSet,
     Received,
     Released,
     Retrying,
@@ -123,11 +124,11 @@ class Tally:
     committing: int = 0
     batches: int = 0
     in_flight: int | None = None
-    rate_limit: int | None = None
     stopping: str | None = None
     retries: int = 0
     throttled: int = 0
     limit: LimitSet | None = None
+    rate_limit: int | None = None
     held: Held | None = None
     stopped: Stopped | None = None
     held_seconds: float = 0.0
@@ -168,6 +169,8 @@ class Tally:
                 self.limit = event
             case Stopped():
                 self.stopped = event
+            case RateSet(bytes_per_second):
+                self.rate_limit = bytes_per_second
             case PartsKnown(parts, states, named):
                 self.named = named
                 for part in parts:

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
+from .bandwidth import Bandwidth
 from .clock import REAL, Clock
 from .destination import Destination
 from .digests import md5_of
@@ -65,6 +66,7 @@ class Tools:
         report: Who wants to know.
         clock: Time and chance.
         governor: What the run's requests pass through.
+        bandwidth: What the bytes are taken from; None where there is no limit.
     """
 
     group: str
@@ -78,6 +80,13 @@ class Tools:
     report: Report
     clock: Clock = REAL
     governor: Governor = field(default_factory=Governor)
+    bandwidth: Bandwidth | None = None
+
+    @property
+    def waited_at(self) -> float:
+        """When, on the clock, somebody last waited for what concerns all: while the run was held, or for bandwidth."""
+        held = self.governor.last_held
+        return held if self.bandwidth is None else max(held, self.bandwidth.waited_at)
 
 
 async def fetch(remote: RemoteObject, tools: Tools) -> tuple[StagedFile, VerifiedBy]:
@@ -228,6 +237,8 @@ async def _settled(error: ObjectError, remote: RemoteObject, tools: Tools, holds
         except CredentialsError:
             return None
         except (TransientError, EndpointError):
+            if tools.governor.has_ended:
+                raise  # That is the end of the run, and says nothing of this object.
             break
         except ListingDeniedError:
             return ObjectError(Reason.DENIED, f"{error}, or it is no longer there: they may not see which")

@@ -2,7 +2,7 @@
 
 A night is a bucket, a destination and some runs over them, all of it made from one number. In a night the bucket changes,
 also while it is being listed; the network cuts, lies, stalls, throttles and goes away for an hour; the disk fills up and
-fails; somebody edits files; the run is cancelled, is killed, loses its power, and begins again. After every run the oracle
+fails; somebody edits files; the run is stopped by its own options, is cancelled, is killed, loses its power, and begins again. After every run the oracle
 has its word. In the end comes an honest night: all that can be in place is, and one more run asks for nothing.
 
 A night that fails says its seed, and how to have exactly that one again.
@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from math import inf
 from pathlib import Path
+from typing import Any
 
 from nccid_fetch.errors import (
     CredentialsError,
@@ -35,7 +36,7 @@ from nccid_fetch.errors import (
 )
 from nccid_fetch.events import Committed, Event, Failed, PagePlanned, PartsKnown
 from nccid_fetch.model import Chunk, RemoteObject
-from nccid_fetch.settings import RETRY_FOR_SECONDS, Durability
+from nccid_fetch.settings import RETRY_FOR_SECONDS, Durability, OnFailure
 
 from .faulty_disk import Died, Fault, FaultyDisk, calling, dying, dying_after, failing, short
 from .oracle import GROUP, Run, check_tree, files_of, records, unsettled
@@ -270,6 +271,7 @@ class Night:
             if isinstance(event, PagePlanned):
                 listed.update((decision.remote.key, decision.remote) for decision in event.decisions)
 
+        stops = self._stops()
         run: Run | None = None
         with suppress(Died, asyncio.CancelledError):
             run = world.run(
@@ -278,13 +280,16 @@ class Night:
                 concurrency=chance.choice([1, 3, 9]),
                 attempts=chance.choice([1, 3, 8]),
                 durability=durability,
+                **stops,
             )
         what = f"call {disk.calls}" if disk.struck else "no call"
         how = f"{durability}{'' if disk.is_whole else ' without syncfs'}"
-        self.told.append(f"a run ({how}) over {len(listed)} objects, {what} struck, ended with {run and run.exit_code}")
+        self.told.append(
+            f"a run ({how}, {stops}) over {len(listed)} objects, {what} struck, ended with {run and run.exit_code}"
+        )
         self._check(run, disk, listed)
         if run is not None:
-            self._check_code(run, disk, gale)
+            self._check_code(run, disk, gale, stops)
         if loses_power:
             moment = len(self._recording.steps)
             choose = chance.choice(
@@ -301,6 +306,21 @@ class Night:
             world.boots += 1
             self.told.append(f"the power went at step {moment}, {choose.__qualname__}")
             self._check_after_power_loss()
+
+    def _stops(self) -> dict[str, Any]:
+        """Return options that end a run early."""
+        chance = self.chance
+        return chance.choice(
+            [
+                {},
+                {},
+                {"max_patients": chance.randint(1, 6)},
+                {"max_bytes": chance.choice([1, 20_000, 100_000])},
+                {"max_duration_seconds": chance.uniform(0.1, 30)},
+                {"on_failure": OnFailure.STOP},
+                {"max_patients": 4, "max_duration_seconds": chance.uniform(1, 30), "on_failure": OnFailure.STOP},
+            ]
+        )
 
     def _check_after_power_loss(self) -> None:
         """Check what is left; only what nobody had flushed may be damaged."""
@@ -337,9 +357,14 @@ class Night:
                 "a run that ended with 0 left something out"
             )
 
-    def _check_code(self, run: Run, disk: FaultyDisk, gale: Gale) -> None:
+    def _check_code(self, run: Run, disk: FaultyDisk, gale: Gale, stops: dict[str, Any]) -> None:
         """Check that a run ended as it may: what all requests meet is waited for, so long and no longer, at no object's cost."""
-        assert run.exit_code in gale.codes(run) | ({9} if disk.struck else set()), run.error
+        codes = gale.codes(run) | ({9} if disk.struck else set())
+        assert run.exit_code in codes | ({10} if stops.keys() - {"on_failure"} else set()), run.error
+        if run.exit_code == 10:
+            assert run.left_over or not run.tally.listing_is_complete, (
+                "nothing is left, and it says that it was stopped"
+            )
         if gale.force:
             return
         assert not {"retries_exhausted", "denied"}.intersection(run.reasons.values()), "an object paid for the weather"

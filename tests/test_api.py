@@ -147,6 +147,8 @@ def test_fetch_takes_parts_and_the_options_of_the_command_line(s3: ScriptedS3, t
         transport=transport,
         attempts=1,
         stall=5.0,
+        bwlimit=100_000_000,
+        window="00:00-24:00",
         retry_for=60.0,
         strict=True,
         group_readable=True,
@@ -300,6 +302,9 @@ def test_stopping_a_notebooks_cell_stops_the_run(s3: ScriptedS3, tmp_path: Path)
             {"concurrency": 0},
             {"concurrency": "many"},
             {"attempts": 0},
+            {"bwlimit": 0},
+            {"bwlimit": "fast"},
+            {"window": "always"},
         ),
         *(
             {"stall": 0.0},

@@ -168,6 +168,8 @@ def nothing_granted(s3: ScriptedS3) -> None:
         (["all", "--verify", "sha1"], "--verify"),
         (["all", "--existing", "eat"], "--existing"),
         (["all", "--transport", "pigeon"], "--transport"),
+        (["all", "--bwlimit", "08:00,fast"], "--bwlimit: 'fast' is not a rate"),
+        (["all", "--window", "07:00-07:00"], "--window: in 07:00-07:00 there is no time"),
         (["all", "--format", "xml"], "--format"),
         (["all", "--group", "test"], "--group"),
         (["all", "--bucket", "s3://bucket/training"], "--bucket"),

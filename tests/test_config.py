@@ -249,6 +249,13 @@ def test_what_is_set_but_could_not_be_run_with_is_2_and_says_where_it_is_set(
         assert err.endswith("hint: 1 to 1024, or auto; it is set in NCCID_FETCH_CONCURRENCY\n")
 
 
+def test_a_variable_for_another_command_is_held_to_what_it_takes(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NCCID_FETCH_SUMMARY", "perhaps")
+    code, out, err = cli("config")
+    assert (code, out) == (2, "")
+    assert err == ("error: NCCID_FETCH_SUMMARY: it has to be true or false\nhint: summary takes true or false\n")
+
+
 def test_the_example_has_every_option_with_its_default_and_sets_none(cli: Cli, write: Write) -> None:
     before = told(cli)
     code, example, err = cli("config", "--example")

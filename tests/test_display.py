@@ -3,6 +3,7 @@
 import asyncio
 import json
 import sys
+from datetime import UTC, datetime, timedelta
 from io import StringIO
 from itertools import pairwise
 
@@ -26,6 +27,7 @@ from nccid_fetch.events import (
     ListingEnded,
     PagePlanned,
     PartsKnown,
+    RateSet,
     Received,
     Released,
     Retrying,
@@ -224,6 +226,24 @@ def test_a_line_says_first_what_a_held_run_waits_for_and_for_how_long() -> None:
     assert run.line().startswith("waiting for the endpoint, 2m 10s of 15m 00s, 0 of at least 10 objects")
     run.tally(Released(Wait.ENDPOINT, 130.0))
     assert "waiting for" not in run.line()
+
+
+@pytest.mark.parametrize(("hours", "told"), [(9, "19:00"), (57, "Sat 19:00")])
+def test_a_line_says_when_a_run_goes_on_that_is_outside_of_its_hours(hours: int, told: str) -> None:
+    run = Run()
+    run.page(10)
+    opens = datetime(2026, 1, 1, 10, tzinfo=UTC) + timedelta(hours=hours)
+    run.tally(Held(Wait.WINDOW, "it is outside of its hours", run.clock.time, hours * 3600.0, 0.0, opens))
+    assert run.line().startswith(f"waiting for {told} (--window), 0 of at least 10 objects")
+
+
+def test_a_line_says_how_much_may_come_while_there_is_a_limit() -> None:
+    run = Run()
+    run.page(10)
+    run.tally(RateSet(5_000_000))
+    assert "0 B/s (limit 5.0 MB/s)" in run.line()
+    run.tally(RateSet(None))
+    assert "limit" not in run.line()
 
 
 def test_a_line_says_that_the_server_slows_the_run_down_as_long_as_it_does() -> None:

@@ -332,6 +332,59 @@ def test_any_other_answer_is_one(error: NccidFetchError) -> None:
     assert world.governor.answers == 1
 
 
+@fault(38)
+def test_a_server_that_fails_while_credentials_are_waited_for_is_no_word_on_them() -> None:
+    world = World([EXPIRED, TransientError("500")])
+
+    async def scenario() -> None:
+        with pytest.raises(CredentialsError):
+            await world.ask()
+        with pytest.raises(TransientError):
+            await world.ask()
+        assert world.governor.is_held
+        await world.ask()
+        assert not world.governor.is_held
+
+    run(scenario())
+    assert world.renewed == 1, "what was read is still to be tried"
+
+
+@pytest.mark.parametrize("becomes", ["held", "shut"])
+def test_who_waited_for_something_else_does_not_send_past_a_hold_that_came_meanwhile(becomes: str) -> None:
+    world = World()
+    sent: list[str] = []
+
+    async def scenario() -> None:
+        go = asyncio.Event()
+
+        async def send() -> None:
+            async with world.governor.request(world.renew, go.wait):  # type: ignore[arg-type]
+                sent.append("late")
+
+        late = asyncio.create_task(send())
+        await asyncio.sleep(0)
+        if becomes == "held":
+            with pytest.raises(UnreachableError):
+                async with world.governor.request(world.renew):
+                    raise GONE
+            lead = world.governor.request(world.renew)
+            await lead.__aenter__()
+        else:
+            world.governor.shut(None, 0.0)
+        go.set()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not sent
+        if becomes == "held":
+            await lead.__aexit__(None, None, None)
+        else:
+            world.governor.open()
+        await late
+
+    run(asyncio.wait_for(scenario(), 10))
+    assert sent
+
+
 @pytest.mark.parametrize("when", ["it sleeps", "it asks"])
 def test_who_asks_for_all_and_is_cancelled_leaves_it_to_the_next(when: str) -> None:
     async def scenario() -> None:

@@ -12,7 +12,7 @@ from nccid_fetch.settings import Transport
 from .catalogue import fault
 from .night import Night
 from .oracle import Run, check_tree, fetch, snapshot
-from .servers.scripted import Action, Do, Exchange, Honest, ScriptedS3, Status
+from .servers.scripted import Action, Do, Drop, Exchange, Honest, ScriptedS3, Status
 
 BOTH = pytest.mark.parametrize("transport", [Transport.FAST, Transport.AIOBOTO3])
 IN_FLIGHT = 8
@@ -118,6 +118,16 @@ def test_an_endpoint_that_does_not_come_back_ends_the_run_when_the_time_is_over(
     assert "cannot be reached, for 15 minutes now" in str(run.error)
     assert check_tree(dest, snapshot(s3)) < set(snapshot(s3))
     assert 900 <= night.now < 910
+
+
+@fault(10, 38)
+def test_the_end_of_the_run_is_no_objects_denial(s3: ScriptedS3, dest: Path, night: Night) -> None:
+    """What a denial means is asked for, and by then the endpoint is gone for good."""
+    key = "training/data/Covid0000/a.json"
+    s3.script("get", Status(403, "AccessDenied"), key=key, count=None)
+    s3.script("list", Do(s3.leave, Drop()), key=key)
+    run = fetch(s3, dest, clock=night.clock, concurrency=1)
+    assert (run.exit_code, run.reasons) == (5, {})
 
 
 @fault(10)

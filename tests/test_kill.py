@@ -5,6 +5,7 @@ in small batches, so that a kill finds files in every state: staged, verified, n
 """
 
 import asyncio
+import math
 import os
 import random
 import shutil
@@ -12,6 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +25,7 @@ from nccid_fetch.cli.runner import run
 from .catalogue import fault
 from .kill import OBJECTS, Lives, stock
 from .oracle import check_tree, fetch, files_of, records, snapshot
-from .processes import Child
+from .processes import TEST_CREDENTIALS, Child, environment
 from .servers.scripted import Do, Hold, ScriptedS3
 
 KILLS = random.Random(75).sample(range(12, 60), 3)
@@ -192,6 +194,83 @@ def test_every_signal_is_delivered_to_the_main_thread() -> None:
     assert all(mask >= {signal.SIGINT, signal.SIGTERM, signal.SIGHUP} for mask in masks)
     assert len(masks) == 2
     assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_a_run_says_how_far_it_is_and_turns_its_limit_off_and_on_when_it_is_asked_to(
+    s3: ScriptedS3, tmp_path: Path
+) -> None:
+    reached, go_on = threading.Event(), threading.Event()
+    s3.script("get", Do(reached.set, Hold(go_on)), after=60)
+    child = Child(s3, tmp_path / "dest", "--bwlimit", "50MB")
+    assert reached.wait(60)
+    said = []
+    assert child.process.stderr is not None
+    for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGUSR2):
+        child.signal(number)
+        said.append(child.process.stderr.readline())
+    go_on.set()
+    code, summary, _ = child.said()
+    assert (code, summary["fetched"]["objects"]) == (0, OBJECTS)
+    assert f"of {OBJECTS} objects" in said[0]
+    assert "limited to 50.0 MB/s (--bwlimit)" in said[0]
+    assert said[1:] == [
+        "SIGUSR2: --bwlimit is off until the next SIGUSR2\n",
+        "SIGUSR2: --bwlimit is on again; now it is 50.0 MB/s\n",
+    ]
+
+
+def test_signals_that_ask_for_something_end_nothing_where_there_is_no_run(s3: ScriptedS3, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    child = Child(s3, tmp_path / "dest", fate=f"options:1:{pipe}")
+    with hanging(child, pipe):
+        child.signal(signal.SIGUSR1)
+        child.signal(signal.SIGUSR2)
+        child.signal(signal.SIGTERM)
+        assert child.said() == (143, {}, "")
+
+
+def test_signals_that_ask_for_something_end_nothing_while_a_run_is_ending(s3: ScriptedS3, tmp_path: Path) -> None:
+    asked, never = threading.Event(), threading.Event()
+    s3.script("list", Do(asked.set, Hold(never)), count=None)
+    child = Child(s3, tmp_path / "dest", "--bwlimit", "50MB")
+    assert asked.wait(60)
+    child.signal(signal.SIGINT)
+    for _ in range(20):
+        child.signal(signal.SIGUSR1)
+        child.signal(signal.SIGUSR2)
+    code, summary, _ = child.said()
+    never.set()
+    assert code == summary["exit_code"] == 130
+
+
+def test_after_the_last_words_no_signal_that_asks_for_something_ends_the_process() -> None:
+    script = (
+        "import atexit, os, signal\n"
+        "from nccid_fetch.cli import commands\n"
+        "atexit.register(lambda: [os.kill(os.getpid(), n) for n in (signal.SIGUSR1, signal.SIGUSR2)])\n"
+        "class Late:\n"
+        "    def __del__(self, kill=os.kill, pid=os.getpid(), n=signal.SIGUSR1): kill(pid, n)\n"
+        "os.late = Late()\n"
+        "commands.run(['--version'])\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, env=environment())
+    assert ended.returncode == 0, ended
+
+
+def test_a_run_waits_for_its_hours_on_the_clock_of_the_machine(s3: ScriptedS3, tmp_path: Path) -> None:
+    """The clock is the real one; where it hangs, it is three seconds to seven in the evening."""
+    first: list[float] = []
+    s3.script("get", Do(lambda: first.append(time.time())))
+    opens = math.ceil(time.time()) + 3
+    east = (19 * 3600 - opens % 86_400) % 86_400
+    zone = f"HERE-{east // 3600:02}:{east // 60 % 60:02}:{east % 60:02}"
+    child = Child(s3, tmp_path / "dest", "--window", "19:00-07:00", "-v", settings=TEST_CREDENTIALS | {"TZ": zone})
+    code, summary, said = child.said()
+    assert (code, summary["fetched"]["objects"]) == (0, OBJECTS)
+    assert opens <= first[0] < opens + 2
+    assert "waiting for 19:00 (--window)\n" in said
+    assert "going on: waited" in said
 
 
 @fault(86)

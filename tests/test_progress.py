@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nccid_fetch.cli.display import line
-from nccid_fetch.events import Committed, Committing, Hashed, Held, LastListed, LimitSet, PagePlanned, Wait
+from nccid_fetch.events import Committed, Committing, Hashed, Held, LastListed, LimitSet, PagePlanned, Released, Wait
 from nccid_fetch.model import Listed, PartState, Skip
 from nccid_fetch.progress import LEFT_FOLLOWS_SECONDS, Meter, Progress
 from nccid_fetch.summary import Tally
@@ -102,7 +102,22 @@ def test_the_time_left_counts_down_like_a_clock_and_follows_a_new_rate_slowly() 
     jumps = [after - before for before, after in pairwise(seen)]
     assert max(jumps) < 60, "half the rate is a thousand seconds more, and they do not come at once"
     assert seen[-1] > seen[59] + 500
-    assert LEFT_FOLLOWS_SECONDS < 60
+
+
+def test_a_burst_does_not_make_the_time_left_jump() -> None:
+    run = Run("ct")
+    remotes = run.page(10_000)
+    run.end()
+    run.meter.read()
+    for second in range(60):
+        run.fetch(remotes[10 * second : 10 * second + 10])
+        before = run.meter.read().seconds_left
+    run.fetch(remotes[600:1000])
+    after = run.meter.read().seconds_left
+    assert before == pytest.approx(940)
+    assert after is not None
+    assert 900 < after < 939, "by the rate of the last minute alone, it would be 540"
+    assert LEFT_FOLLOWS_SECONDS == 20
 
 
 def test_the_rate_of_a_part_is_its_own() -> None:
@@ -123,6 +138,10 @@ def test_time_that_passes_while_held_is_not_said_twice() -> None:
     run.meter.read()
     run.clock.time += 60
     assert "nothing received" not in run.line()
+    run.tally(Released(Wait.ENDPOINT, 60.0))
+    assert "nothing received" not in run.line(), "from now on it is counted"
+    run.clock.time += 6
+    assert run.line().startswith("nothing received for 6s")
 
 
 def test_parts_that_will_not_come_leave_the_total_known() -> None:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import pytest
 
 from nccid_fetch import warehouse
+from nccid_fetch.bandwidth import Bandwidth
 from nccid_fetch.errors import NccidFetchError, RefusedError, TransientError
 from nccid_fetch.model import ETag, RemoteObject
 from nccid_fetch.settings import Source
@@ -21,6 +22,7 @@ from nccid_fetch.store.fast import FastReader
 from nccid_fetch.store.reactor import Exchange, Reactor
 from nccid_fetch.store.session import open_session
 from nccid_fetch.store.signing import Signer
+from nccid_fetch.timetable import Timetable
 
 from .catalogue import fault
 from .conftest import run
@@ -203,6 +205,54 @@ def test_while_the_run_is_held_nothing_is_sent_past_the_governor(s3: ScriptedS3)
 
     talk(scenario, s3)
     assert s3.gets() == 0
+
+
+@fault(10, 38)
+def test_what_comes_to_be_held_while_a_request_is_made_ready_is_not_sent(
+    s3: ScriptedS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(reader: FastReader) -> None:
+        async def credentials() -> None:
+            reader.session.governor.is_held = True
+
+        monkeypatch.setattr(reader.session, "credentials", credentials)
+        with pytest.raises(RefusedError, match="the run is held"):
+            async with reader.get(remote(SMALL)):
+                pass
+
+    talk(scenario, s3)
+    assert s3.gets() == 0
+
+
+def test_of_a_body_that_is_limited_no_more_is_received_than_was_taken(s3: ScriptedS3) -> None:
+    """The sender is held up on its socket; and whoever waits for the bandwidth neither stalls nor trickles."""
+    large = bytes(4 << 20)
+    s3.put(KEY, large)
+
+    async def go() -> int:
+        bandwidth = Bandwidth(Timetable("64K"))
+        source = Source(endpoint_url=s3.endpoint_url)
+        async with open_session(source, connections=4, stall_seconds=30.0, bandwidth=bandwidth) as session:
+            reader = FastReader(session, connections=4)
+            async with reader.get(remote(large)) as body:
+                opened, exchange = body.chunks(), body._exchange
+                received = len(await anext(opened))
+                bandwidth.owe(1 << 40)
+                following = asyncio.ensure_future(anext(opened))
+                while not exchange.is_paused:
+                    await asyncio.to_thread(int)
+                exchange.touched = -1e9  # An age ago.
+                for one in [next(reader._reactors) for _ in range(fast._REACTORS_MAX)]:
+                    one._next_look = 0.0
+                    one._tell(lambda: None)
+                for _ in range(50):
+                    await asyncio.to_thread(int)
+                assert exchange.failure is None
+                assert exchange._handed_over + exchange._filled == received
+                following.cancel()
+        return received
+
+    assert run(go()) <= (64 << 10) + (128 << 10)
 
 
 @fault(99)

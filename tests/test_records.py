@@ -14,8 +14,8 @@ from typing import Any, get_args
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from nccid_fetch.cli.flags import LogFormat
 from nccid_fetch.cli.narration import Narrator, sentences
-from nccid_fetch.cli.options import LogFormat
 from nccid_fetch.cli.records.files import open_to_append
 from nccid_fetch.cli.records.log import OLD_LOGS, Log
 from nccid_fetch.cli.records.metrics import EVERY_SECONDS, OUTCOMES, Metrics
@@ -259,9 +259,25 @@ def test_a_log_that_is_moved_away_is_begun_anew(tmp_path: Path) -> None:
     log._outlet.close(60)
     (tmp_path / "log").rename(tmp_path / "moved")
     log._file.write("second")
+    (tmp_path / "log").rename(tmp_path / "moved too")
+    (tmp_path / "log").touch()
+    log._file.write("third")
     log._file.close()
     assert "first" in (tmp_path / "moved").read_text()
-    assert (tmp_path / "log").read_text() == "second\n"
+    assert (tmp_path / "moved too").read_text() == "second\n"
+    assert (tmp_path / "log").read_text() == "third\n"
+
+
+@fault(112)
+def test_who_waited_while_somebody_else_turned_a_log_over_does_not_turn_it_over_as_well(tmp_path: Path) -> None:
+    first, second = (log_to(tmp_path / "log") for _ in range(2))
+    first._file.doRollover()
+    second._file.doRollover()
+    second.write("info", "goes on")
+    for log in (first, second):
+        log.close(60)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log", "log.1"]
+    assert "goes on" in (tmp_path / "log").read_text()
 
 
 def test_the_log_hears_of_everything_and_stderr_of_what_it_is_to_have(capsys: pytest.CaptureFixture[str]) -> None:

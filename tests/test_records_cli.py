@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import signal
 import stat
 import subprocess
@@ -372,14 +373,16 @@ def test_on_finish_that_takes_too_long_is_ended_with_all_that_it_started(
     cli: Cli, s3: ScriptedS3, kept: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("nccid_fetch.cli.records.finish.FINISH_SECONDS", 0.05)
-    os.mkfifo(kept / "pipe")
-    reader = os.open(kept / "pipe", os.O_RDONLY | os.O_NONBLOCK)
-    ended = cli("get", "ct", "--dest", kept / "dest", "--on-finish", f"(exec 4> {kept}/pipe; tail -f /dev/null) & wait")
+    for name in ("open", "held"):
+        os.mkfifo(kept / name)
+    reader, held = os.open(kept / "open", os.O_RDONLY | os.O_NONBLOCK), os.open(kept / "held", os.O_RDWR)
+    ended = cli("get", "ct", "--dest", kept / "dest", "--on-finish", f"(exec 4> {kept}/open; cat {kept}/held) & wait")
     assert ended.code == 0
     assert ended.err == "warning: --on-finish was ended: it took longer than 0.05 seconds\n"
-    os.set_blocking(reader, True)
-    assert os.read(reader, 1) == b"", "nobody has it open any more"
-    os.close(reader)
+    assert select.select([reader], [], [], 20)[0], "somebody still has it open"
+    assert os.read(reader, 1) == b""
+    for descriptor in (reader, held):
+        os.close(descriptor)
 
 
 def test_on_finish_does_not_run_itself(cli: Cli, s3: ScriptedS3, kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -399,7 +402,7 @@ def test_all_records_come_to_their_end_after_a_signal(s3: ScriptedS3, kept: Path
     os.mkfifo(pipe)
     os.mkfifo(kept / "told")
     told: list[str] = []
-    listener = threading.Thread(target=lambda: told.append((kept / "told").read_text()))
+    listener = threading.Thread(target=lambda: told.append((kept / "told").read_text()), daemon=True)
     listener.start()
     records = ("--log-file", "log", "--events", "events", "--metrics", "m.prom")
     options = [str(kept / word) if "--" not in word else word for word in records]
@@ -418,11 +421,11 @@ def test_all_records_come_to_their_end_after_a_signal(s3: ScriptedS3, kept: Path
             child.signal(signal.SIGTERM)
             code, summary, _ = child.said()
     never.set()
-    listener.join(60)
     assert code == summary["exit_code"] == 143
     assert messages(kept / "log")[-1].startswith("info ended with 143 after ")
     assert lines(kept / "events")[-1]["exit_code"] == 143
     assert exit_code_in(kept / "m.prom") == 143
+    listener.join(60)
     said, _, read = told[0].partition("\n")
     assert said == "143"
     assert json.loads(read) == summary

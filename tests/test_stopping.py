@@ -19,9 +19,8 @@ from nccid_fetch.model import Fetch, PartState, RemoteObject, Why
 from nccid_fetch.settings import OnFailure, Source, Transport
 from nccid_fetch.stopping import GRACE_SECONDS_MAX
 
-from .oracle import Run, check_tree, fetching, files_of, records, snapshot
+from .oracle import Run, check_tree, fetching, records, snapshot
 from .servers.scripted import ScriptedS3, Stall
-from .simulate import Gale, Night
 from .virtual import VirtualBucket, Weather, World
 
 HOURS = 3600.0
@@ -360,6 +359,37 @@ def test_names_of_patients_that_begin_alike_are_told_apart(world: Callable[[Virt
         assert (len(whole(bucket, present(here))[0]), whole(bucket, present(here))[1]) == (number, [])
 
 
+class Uneven(Weather):
+    """Every request takes a time of its own."""
+
+    def __init__(self, seed: int) -> None:
+        self._chance = random.Random(seed)
+
+    async def listing(self, prefix: str) -> None:
+        await asyncio.sleep(self._chance.choice([0, 0.01, 5]))
+
+    async def get(self, key: str) -> None:
+        await asyncio.sleep(self._chance.random())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_whichever_part_is_listed_faster_patients_are_whole_and_the_first_ones(
+    world: Callable[[VirtualBucket], World], seed: int
+) -> None:
+    chance = random.Random(seed)
+    bucket = VirtualBucket(page_keys=chance.choice([1, 3, 8]), weather=Uneven(seed))
+    for part in chance.sample(warehouse.PARTS, 4):
+        for patient in chance.sample(range(12), chance.randint(1, 12)):
+            for number in range(chance.choice([1, 2, 9])):
+                bucket.put(f"training/{part}/Covid{patient}/{number}", b"x" * chance.randrange(300))
+    here = world(bucket)
+    patients = sorted({warehouse.patient_of(key) for key in bucket.now})
+    for begun in range(chance.randint(1, 5), len(patients) + 5, 5):
+        code = here.run(max_patients=min(begun, 5), concurrency=4).exit_code
+        assert whole(bucket, present(here)) == (patients[:begun], [])
+        assert code == (10 if begun < len(patients) else 0)
+
+
 class Broken(Steady):
     """The listing of X-rays' metadata breaks off, each time that its second page is asked for."""
 
@@ -495,29 +525,3 @@ def test_a_name_that_is_taken_at_the_very_end_is_a_failure_too(world: Callable[[
     run = here.run(on_failure=OnFailure.STOP)
     assert (run.exit_code, run.reasons) == (1, {"training/ct/Covid0001/1.2/003": "conflict"})
     assert run.left_over > 100
-
-
-# --- Nights ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("seed", range(6))
-def test_whatever_the_weather_enough_runs_that_stop_make_the_right_tree(tmp_path: Path, seed: int) -> None:
-    (tmp_path / "night").mkdir()
-    night = Night(seed, tmp_path / "night")
-    chance = random.Random(seed)
-    for _ in range(6):
-        night.bucket.weather = gale = Gale(chance, night)
-        options: dict[str, Any] = chance.choice(
-            [
-                {"max_patients": chance.randint(1, 4)},
-                {"max_bytes": chance.choice([1, 20_000, 100_000])},
-                {"max_duration_seconds": chance.uniform(0.1, 30)},
-                {"on_failure": OnFailure.STOP},
-                {"max_patients": 3, "max_duration_seconds": chance.uniform(0.1, 30), "on_failure": OnFailure.STOP},
-            ]
-        )
-        run = night.world.run(concurrency=chance.choice([1, 3, 9]), attempts=chance.choice([1, 3]), **options)
-        assert run.exit_code in gale.codes(run) | {10}, run.error
-        if files_of(night.dest):
-            check_tree(night.dest, night.bucket.ever)
-    night._honest_end()

@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import hashlib
+import os
 import sys
 import traceback
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -764,6 +765,37 @@ def test_credentials_from_a_process_that_gives_none_are_an_access_error(
     profile(f"[default]\ncredential_process = {command}\n")
     with pytest.raises(AccessError, match="no usable AWS credentials"):
         talk(address)
+
+
+@fault(38)
+@pytest.mark.parametrize("when", ["first", "renewed", "about to expire"])
+def test_a_process_that_never_gives_credentials_does_not_hold_the_run_for_ever(
+    tmp_path: Path, profile: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    never = f"[default]\ncredential_process = /bin/cat {pipe}\n"
+    monkeypatch.setattr("nccid_fetch.store.session.ASK_SECONDS", 0.0)
+    profile(never if when == "first" else renewing(tmp_path, life=60))
+
+    async def scenario(session: Session) -> None:
+        monkeypatch.setattr("nccid_fetch.store.session.RENEWAL_SECONDS", 0.05)
+        if when == "renewed":
+            (tmp_path / "config").write_text(never)
+            await session.renew()
+        else:
+            (tmp_path / "renew.py").write_text(f"#!/bin/sh\nexec /bin/cat {pipe}\n")
+            await session.credentials()
+
+    if when == "first":
+        monkeypatch.setattr("nccid_fetch.store.session.RENEWAL_SECONDS", 0.05)
+    try:
+        with pytest.raises(
+            CredentialsError, match=r"none came within 0.05 seconds; run the profile's credential_process"
+        ):
+            talk(scenario)
+    finally:
+        os.close(os.open(pipe, os.O_RDWR | os.O_NONBLOCK))  # Whoever still reads from it comes to an end.
 
 
 def test_credentials_that_are_kept_until_long_after_they_expired_are_an_access_error(

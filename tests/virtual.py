@@ -12,7 +12,7 @@ import selectors
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import pytest
 
 from nccid_fetch import clock, disk
+from nccid_fetch.bandwidth import Bandwidth
 from nccid_fetch.digests import multipart_etag
 from nccid_fetch.errors import (
     NccidFetchError,
@@ -50,6 +51,8 @@ BATCH_OBJECTS = 6
 WAITING_OBJECTS = 16
 RESERVE_BYTES = 4 << 10
 """The sizes of the real world, made small."""
+BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
+"""When the world began: a Thursday, midnight in London."""
 STEPS_MAX = 200_000
 """So many turns of the loop at one and the same moment are no work any more."""
 
@@ -233,13 +236,15 @@ class VirtualBucket:
 class VirtualSession:
     """Stands in for `store.session.Session`."""
 
-    def __init__(self, bucket: VirtualBucket, governor: Governor) -> None:
+    def __init__(self, bucket: VirtualBucket, governor: Governor, bandwidth: Bandwidth | None) -> None:
         self.bucket = bucket
         self.governor = governor
+        self.bandwidth = bandwidth
         self.endpoint = bucket.endpoint_url
 
-    def request(self) -> AbstractAsyncContextManager[None]:
-        return self.governor.request(self._renew)
+    def request(self, size: int = 0) -> AbstractAsyncContextManager[None]:
+        bandwidth = self.bandwidth
+        return self.governor.request(self._renew, None if bandwidth is None else lambda: bandwidth.take(size))
 
     async def _renew(self) -> bool:
         await asyncio.sleep(0)
@@ -301,7 +306,8 @@ class VirtualReader:
     @asynccontextmanager
     async def get(self, remote: RemoteObject, start: int = 0, stop: int | None = None) -> AsyncIterator[Any]:
         bucket = self._bucket
-        stored = await (self._ask_fast(remote) if self._fast else self._ask(remote, bucket.weather.get))
+        size = (remote.size if stop is None else stop) - start
+        stored = await (self._ask_fast(remote, size) if self._fast else self._ask(remote, bucket.weather.get, size))
         bucket.gets.append(remote.key)
         wanted = stored.body[start : len(stored.body) if stop is None else stop]
         step = CHUNK_BYTES if len(wanted) > WHOLE_BYTES_MAX else WHOLE_BYTES_MAX
@@ -324,16 +330,18 @@ class VirtualReader:
     async def part_sizes(self, remote: RemoteObject, *, each: bool = False) -> list[int] | None:
         return list((await self._ask(remote, self._bucket.weather.head)).part_sizes) or None
 
-    async def _ask(self, remote: RemoteObject, weather: Callable[[str], Awaitable[None]]) -> Stored:
+    async def _ask(self, remote: RemoteObject, weather: Callable[[str], Awaitable[None]], size: int = 0) -> Stored:
         """Ask as the reference reader does."""
-        async with self._session.request():
+        async with self._session.request(size):
             await asyncio.sleep(0)
             await weather(remote.key)
             return self._bucket.stored(remote)
 
-    async def _ask_fast(self, remote: RemoteObject) -> Stored:
+    async def _ask_fast(self, remote: RemoteObject, size: int) -> Stored:
         """Ask as the fast reader does: not while the run is held, and what it takes for itself is told to the governor."""
         governor = self._session.governor
+        if self._session.bandwidth is not None:
+            await self._session.bandwidth.take(size)
         if governor.is_held:
             raise RefusedError("the run is held")
         await asyncio.sleep(0)
@@ -363,6 +371,7 @@ class World:
         bucket: The bucket.
         seconds: The time, from the beginning of the world.
         boots: How often the machine was started.
+        zone: Where the clock on the wall hangs.
 
     Args:
         seed: Of the world's chance.
@@ -373,6 +382,7 @@ class World:
         self.bucket = bucket
         self.seconds = 0.0
         self.boots = 1
+        self.zone: tzinfo = UTC
         self._chance = random.Random(seed)
         self._task: asyncio.Task[Run] | None = None
 
@@ -381,7 +391,7 @@ class World:
 
         async def main() -> Run:
             loop = asyncio.get_running_loop()
-            time = clock.Clock(now=loop.time, chance=self._chance.random)
+            time = clock.Clock(now=loop.time, chance=self._chance.random, local=lambda: self.local(loop.time()))
             self._task = asyncio.create_task(
                 oracle.fetching(self.bucket, self.dest, clock=time, report=report, **({"concurrency": 3} | options))
             )
@@ -395,6 +405,10 @@ class World:
         with disk.mounted(), self._replaced():
             return _run(main(), self.seconds)
 
+    def local(self, seconds: float) -> datetime:
+        """Return what the clock on the wall shows, seconds after the beginning of the world."""
+        return (BEGAN + timedelta(seconds=seconds)).astimezone(self.zone)
+
     def cancel(self) -> None:
         """Ask the run to end, as a signal does."""
         assert self._task is not None
@@ -405,16 +419,17 @@ class World:
         bucket = self.bucket
 
         @asynccontextmanager
-        async def open_session(*_: Any, governor: Governor, **__: Any) -> AsyncIterator[VirtualSession]:
-            yield VirtualSession(bucket, governor)
+        async def open_session(
+            *_: Any, governor: Governor, bandwidth: Bandwidth | None = None, **__: Any
+        ) -> AsyncIterator[VirtualSession]:
+            yield VirtualSession(bucket, governor, bandwidth)
 
-        began = datetime(2026, 1, 1, tzinfo=UTC)
         world = self
 
         class Calendar(datetime):
             @classmethod
             def now(cls, tz: Any = None) -> Any:
-                return began + timedelta(seconds=world.seconds)
+                return BEGAN + timedelta(seconds=world.seconds)
 
         with pytest.MonkeyPatch.context() as patch:
             for name, stand_in in {

@@ -8,8 +8,8 @@ from nccid_fetch.summary import Tally
 
 from . import options
 from .display import shown
+from .flags import Format
 from .narration import Narrator
-from .options import Format
 from .records.keeping import Records
 
 

@@ -12,8 +12,9 @@ import typer
 
 from nccid_fetch.errors import RunError, UsageError
 
-from . import completion, options
+from . import completion, flags, options
 from .help import AFTERWARDS, FETCH, LOOK_FIRST, SET_UP, Command, Group
+from .signals import ignore_questions, outlive_questions
 
 if TYPE_CHECKING:
     from .records.keeping import Records
@@ -35,6 +36,7 @@ app = typer.Typer(
 def run(arguments: list[str]) -> NoReturn:
     """Run the command line and exit."""
     completion.prepare()
+    outlive_questions()
     try:
         code = app(arguments or ["--help"], prog_name=completion.PROGRAM, standalone_mode=False)
     except UsageError as error:  # The configuration file's.
@@ -45,6 +47,7 @@ def run(arguments: list[str]) -> NoReturn:
         from .usage import usage_error  # noqa: PLC0415 - here and below: --help needs none of it.
 
         _end_with(usage_error(error))
+    ignore_questions()
     sys.exit(code if arguments else UsageError.exit_code)
 
 
@@ -52,11 +55,12 @@ def _end_with(error: UsageError) -> NoReturn:
     from .output import print_error  # noqa: PLC0415
 
     print_error(error)
+    ignore_questions()
     sys.exit(UsageError.exit_code)
 
 
 @app.callback()
-def _root(_: options.Version = False) -> None:
+def _root(_: flags.Version = False) -> None:
     """Fetch the National COVID-19 Chest Imaging Database: resumable, and every byte verified."""
 
 
@@ -131,7 +135,7 @@ def fetch_all(values: options.Values) -> None:
     """,
 )
 @options.takes(
-    {"parts": (options.Parts, None), "plan": (options.PlanFile, None)},
+    {"parts": (flags.Parts, None), "plan": (flags.PlanFile, None)},
     options.FETCH,
     options.RECORDS,
     options.SOURCE,
@@ -157,7 +161,7 @@ def get(values: options.Values) -> None:
     """,
 )
 @options.takes(
-    {"parts": (options.Parts, None), "output": (options.PlanOutput, None)},
+    {"parts": (flags.Parts, None), "output": (flags.PlanOutput, None)},
     options.SELECT,
     options.SOURCE,
     options.OUTPUT,
@@ -180,7 +184,7 @@ def plan(values: options.Values) -> None:
     """,
 )
 @options.takes(
-    {"prefix": (options.Prefix, ""), "summary": (options.OnlySummary, False)},
+    {"prefix": (flags.Prefix, ""), "summary": (flags.OnlySummary, False)},
     options.PATIENCE,
     options.SOURCE,
     options.OUTPUT,
@@ -222,7 +226,7 @@ def doctor(values: options.Values) -> None:
     nccid-fetch status --format json --dest /data/nccid
     """,
 )
-@options.takes({"watch": (options.Watch, False), "dest": options.SELECT["dest"]}, options.OUTPUT)
+@options.takes({"watch": (flags.Watch, False), "dest": options.SELECT["dest"]}, options.OUTPUT)
 def status(values: options.Values) -> None:
     """Say what DEST holds against what was last listed, and how the run over it goes. Needs no network."""
     from .status import show  # noqa: PLC0415
@@ -240,7 +244,7 @@ def status(values: options.Values) -> None:
     nccid-fetch config --example > ~/.config/nccid-fetch/config.toml
     """,
 )
-@options.takes({"example": (options.Example, False)}, options.FETCH, options.RECORDS, options.SOURCE, options.OUTPUT)
+@options.takes({"example": (flags.Example, False)}, options.FETCH, options.RECORDS, options.SOURCE, options.OUTPUT)
 def config(values: options.Values) -> None:
     """Show every option's value and its source."""
     from .config import print_example, show  # noqa: PLC0415
@@ -262,7 +266,7 @@ def config(values: options.Values) -> None:
     nccid-fetch completion fish > ~/.config/fish/completions/nccid-fetch.fish
     """,
 )
-@options.takes({"shell": (options.ShellName, Parameter.empty)}, {"debug": options.OUTPUT["debug"]})
+@options.takes({"shell": (flags.ShellName, Parameter.empty)}, {"debug": options.OUTPUT["debug"]})
 def completion_script(values: options.Values) -> None:
     """Print the completion script of a shell.
 
@@ -281,7 +285,7 @@ def completion_script(values: options.Values) -> None:
     nccid-fetch demo --serve
     """,
 )
-@options.takes({"serve": (options.Serve, False), "dest": (options.DemoDest, None)}, options.OUTPUT)
+@options.takes({"serve": (flags.Serve, False), "dest": (flags.DemoDest, None)}, options.OUTPUT)
 def demo(values: options.Values) -> None:
     """Try it on a synthetic warehouse, without credentials.
 

@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 import typer
 
 from nccid_fetch import warehouse
+from nccid_fetch.errors import UsageError
 from nccid_fetch.keys import printable
 
 from . import awsfiles, options
-from .configfile import settable, toml, usual_path
+from .configfile import reason, settable, takes, toml, usual_path
+from .flags import Format
 from .help import PANELS, Command, panel_of, place_of
-from .options import Format
 from .origins import Origin, origin_of
 from .output import print_json
 
@@ -65,18 +66,24 @@ def print_example(values: options.Values) -> None:
 
 
 def _settings(context: typer.Context) -> list[Setting]:
-    """Ask typer anew for what was written, for what it keeps of it are values."""
+    """Ask typer anew for what was written, for what it keeps of it are values.
+
+    Raises:
+        UsageError: A variable for an option of another command is none of what it takes.
+    """
     command = context.command
     assert isinstance(command, Command)
     given, _, _ = command.make_parser(context).parse_args(list(command.arguments))
     settings = []
     for key, parameter in _ordered(context):
         value, source = parameter.consume_value(context, given)
-        settings.append(
-            Setting(
-                panel_of(parameter), key, _written(parameter, value, context), origin_of(parameter, source, context)
-            )
-        )
+        origin = origin_of(parameter, source, context)
+        try:
+            written = _written(parameter, value, context)
+        except typer.BadParameter as error:
+            hint = f"{key} {takes(parameter, context)}"
+            raise UsageError(f"{origin.name}: {reason(error.message)}", hint=hint) from None
+        settings.append(Setting(panel_of(parameter), key, written, origin))
     return settings
 
 

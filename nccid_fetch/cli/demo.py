@@ -15,7 +15,7 @@ from nccid_fetch.warehouse import BUCKET
 
 from . import options
 from .fetching import fetch
-from .options import Format
+from .flags import Format
 from .output import note, print_json
 from .records.keeping import Records
 

@@ -15,7 +15,7 @@ from nccid_fetch.keys import printable
 from nccid_fetch.settings import Source
 
 from . import options
-from .options import Format
+from .flags import Format
 from .output import note, print_json
 from .runner import raise_descriptor_limit, run
 

@@ -3,30 +3,36 @@
 import os
 import shlex
 import stat
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from time import monotonic
+from types import MappingProxyType
 from typing import Any, TextIO
 
 import typer
 
 from nccid_fetch import operations
+from nccid_fetch.bandwidth import Bandwidth
 from nccid_fetch.errors import AccessError, DestinationError, EndpointError, UsageError
 from nccid_fetch.events import Event, PagePlanned, Report
 from nccid_fetch.planfile import write_decision, write_header
+from nccid_fetch.progress import Meter
 from nccid_fetch.settings import Settings, Source
 from nccid_fetch.summary import Summary, Tally
 
 from . import options
 from .audience import audience
 from .closing import print_summary
-from .options import Format
-from .output import note, note_outcome, print_json
+from .display import line
+from .flags import Format
+from .output import note, note_outcome, print_json, rate_text
 from .publishing import published
 from .records.keeping import Records
 from .runner import raise_descriptor_limit, run
+from .signals import STATE, TOGGLE
 
 Work = Callable[[Report], Coroutine[Any, Any, None]]
 
@@ -50,13 +56,36 @@ def fetch(command: str, values: options.Values, records: Records) -> None:
         return
 
     settings = _within_limits(settings, quiet=Format(values["format_"]) is Format.QUIET)
+    bandwidth = None if settings.bwlimit is None else Bandwidth(settings.bwlimit)
 
     async def work(report: Report) -> None:
-        await operations.fetch(source, settings, report, command=command, plan_file=plan_file)
+        await operations.fetch(source, settings, report, command=command, plan_file=plan_file, bandwidth=bandwidth)
 
     tally = Tally()
+    toggle = {TOGGLE: lambda: _toggle(bandwidth)}
     with published(command, source, settings, tally) as publish:
-        _run(command, values, records, source, settings, work=work, tally=tally, listeners=(publish,), planned=False)
+        _run(
+            command,
+            values,
+            records,
+            source,
+            settings,
+            work=work,
+            tally=tally,
+            listeners=(publish,),
+            answers=toggle,
+            planned=False,
+        )
+
+
+def _toggle(bandwidth: Bandwidth | None) -> None:
+    """Turn --bwlimit off, or on again, and say so."""
+    if bandwidth is None:
+        note("SIGUSR2: there is no --bwlimit to turn off")
+        return
+    bandwidth.toggle()
+    told = "off until the next SIGUSR2" if bandwidth.is_off else f"on again; now it is {rate_text(bandwidth.rate)}"
+    note(f"SIGUSR2: --bwlimit is {told}")
 
 
 def _within_limits(settings: Settings, *, quiet: bool) -> Settings:
@@ -164,9 +193,11 @@ def _run(
     work: Work,
     tally: Tally,
     listeners: Sequence[Report] = (),
+    answers: Mapping[int, Callable[[], None]] = MappingProxyType({}),
     planned: bool,
 ) -> None:
     spoken = Format(values["format_"])
+    meter = Meter(tally, monotonic)
     started = datetime.now(UTC)
     error: Exception | None = None
 
@@ -176,7 +207,7 @@ def _run(
             await work(report)
 
     try:
-        run(followed_work(), quiet=spoken is Format.QUIET)
+        run(followed_work(), {STATE: lambda: note(line(meter.read())), **answers}, quiet=spoken is Format.QUIET)
     except UsageError:
         raise
     except Exception as caught:  # noqa: BLE001 - whatever it is, the summary comes first.

@@ -16,7 +16,7 @@ from nccid_fetch.settings import Source
 from nccid_fetch.summary import Count
 
 from . import options
-from .options import Format
+from .flags import Format
 from .output import answer, hold_text, note, print_json, print_table, size_text
 from .runner import run
 

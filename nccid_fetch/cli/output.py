@@ -49,15 +49,19 @@ def objects_text(number: int) -> str:
 
 
 def waiting_text(waiting: Waiting) -> str:
-    """Return what a run is held by: waiting for the endpoint, 2m 10s of 15m 00s."""
+    """Return what a run is held by: waiting for the endpoint, 2m 10s of 15m 00s; or waiting for 19:00 (--window)."""
+    if waiting.until is not None:
+        return f"waiting for {waiting.until} (--window)"
     return f"waiting for {waiting.reason}, {time_text(waiting.seconds)} of {time_text(waiting.retry_for_seconds)}"
 
 
 def hold_text(event: Held | Released) -> str:
     """Return that a run waits, or that it goes on."""
-    if isinstance(event, Held):
-        return f"waiting for {event.reason}: {event.message}; asked again in {event.pause_seconds:.1f}s"
-    return f"going on: waited {time_text(event.seconds)} for {event.reason}"
+    if isinstance(event, Released):
+        return f"going on: waited {time_text(event.seconds)} for {event.reason}"
+    if event.hour is not None:
+        return f"waiting for {event.hour} (--window)"
+    return f"waiting for {event.reason}: {event.message}; asked again in {event.pause_seconds:.1f}s"
 
 
 def limit_text(limit: LimitSet) -> str:
@@ -65,6 +69,11 @@ def limit_text(limit: LimitSet) -> str:
     if limit.of is None:
         return f"{limit.objects} in flight (auto)"
     return f"slowed down by the server: {limit.objects} of {limit.of} in flight" if limit.objects < limit.of else ""
+
+
+def rate_text(bytes_per_second: int | None) -> str:
+    """Return how many bytes may come."""
+    return "off" if bytes_per_second is None else f"{size_text(bytes_per_second)}/s"
 
 
 def note(text: str) -> None:

@@ -11,10 +11,12 @@ import resource
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from signal import Signals
+from time import monotonic
+from types import MappingProxyType
 from typing import Any
 
 import uvloop
@@ -23,7 +25,7 @@ from nccid_fetch.errors import RunError
 
 from . import strays
 from .output import note, print_error
-from .signals import end_at_once, going_to, leave, leave_to_main_thread
+from .signals import QUESTIONS, end_at_once, going_to, leave, leave_to_main_thread
 
 GRACE_SECONDS = 4.0
 """How long a run may take to end in order: with its last words, five seconds in all. What sends SIGTERM sends SIGKILL soon after."""
@@ -50,11 +52,17 @@ class InterruptedRunError(RunError):
         self.is_left = is_left
 
 
-def run(main: Coroutine[Any, Any, None], *, quiet: bool = False) -> None:
+def run(
+    main: Coroutine[Any, Any, None],
+    answers: Mapping[int, Callable[[], None]] = MappingProxyType({}),
+    *,
+    quiet: bool = False,
+) -> None:
     """Run a coroutine to its end on a fast event loop. The first signal ends it in order, the second the process at once.
 
     Args:
         main: The coroutine.
+        answers: What is done, on its event loop, for signals that end nothing.
         quiet: Say nothing of what does not end it.
 
     Raises:
@@ -66,11 +74,14 @@ def run(main: Coroutine[Any, Any, None], *, quiet: bool = False) -> None:
     with strays.caught(quiet=quiet), going_to(news.put):
         thread = _RunThread(main, at_end=lambda: news.put(None))
         thread.start()
-        number = news.get()
+        while (number := news.get()) in QUESTIONS:
+            thread.call(answers.get(number, _say_nothing))
         if number is not None:
             thread.cancel()
+            ends = monotonic() + GRACE_SECONDS
             try:
-                second = news.get(timeout=GRACE_SECONDS)
+                while (second := news.get(timeout=max(0.0, ends - monotonic()))) in QUESTIONS:
+                    pass
             except Empty:
                 _end_after_last_words(number)
                 raise InterruptedRunError(number, is_left=True) from None
@@ -82,6 +93,10 @@ def run(main: Coroutine[Any, Any, None], *, quiet: bool = False) -> None:
         raise InterruptedRunError(number) from thread.error
     if thread.error is not None:
         raise thread.error
+
+
+def _say_nothing() -> None:
+    """Answer nothing."""
 
 
 def _end_after_last_words(number: int) -> None:
@@ -107,7 +122,9 @@ class _RunThread(threading.Thread):
         self.error: BaseException | None = None
         self._main = main
         self._at_end = at_end
-        self._begun: SimpleQueue[tuple[asyncio.AbstractEventLoop, asyncio.Task[None]]] = SimpleQueue()
+        self._begun = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[None] | None = None
 
     def run(self) -> None:
         """Run it to its end."""
@@ -122,16 +139,23 @@ class _RunThread(threading.Thread):
 
     def cancel(self) -> None:
         """End it in order, from another thread, once it has begun."""
-        with suppress(RuntimeError, Empty):  # It is over already, or something hangs before it.
-            loop, task = self._begun.get(timeout=GRACE_SECONDS)
-            loop.call_soon_threadsafe(task.cancel)
+        with suppress(RuntimeError):  # It is over already.
+            if self._begun.wait(timeout=GRACE_SECONDS):  # Else something hangs before it.
+                assert self._loop is not None
+                assert self._task is not None
+                self._loop.call_soon_threadsafe(self._task.cancel)
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Call a function on its event loop, from another thread, if it has begun and is not over."""
+        if self._loop is not None:
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(function)
 
     async def _run(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(strays.on_loop_exception)
-        self._begun.put((loop, task))
+        self._loop, self._task = loop, asyncio.current_task()
+        self._begun.set()
         await self._main
 
 

@@ -2,6 +2,9 @@
 
 A run is told of them, and ends in order. Before it begins there is nothing to bring to an end, and the process ends at once; so
 it does once a run is over. The handlers run in the main thread, which during a run does nothing but wait for them.
+
+Two signals end nothing: SIGUSR1 asks a run how far it is, SIGUSR2 turns its --bwlimit off and on. Whoever sends one cannot know
+whether the run has just ended; so where there is none, they do nothing.
 """
 
 import os
@@ -11,7 +14,10 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STATE: int = signal.SIGUSR1
+TOGGLE: int = signal.SIGUSR2
+QUESTIONS = (STATE, TOGGLE)
 _last_acts: list[Callable[[], object]] = []
 
 
@@ -43,12 +49,27 @@ def leave_to_main_thread() -> None:
 
     Where one waits for the main thread already, the system hands the next to any other, and that does not wake the main thread.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    signal.pthread_sigmask(signal.SIG_BLOCK, (*_ENDING, *QUESTIONS))
+
+
+def outlive_questions() -> None:
+    """Let the signals that ask for something not end the process, as the system would have it, from now on.
+
+    They are heard and not ignored: what is ignored stays so in every program that is started from here.
+    """
+    for number in QUESTIONS:
+        signal.signal(number, lambda *_: None)
+
+
+def ignore_questions() -> None:
+    """Let them do nothing while Python ends, which puts back what the system would have."""
+    for number in QUESTIONS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager
 def going_to(hear: Callable[[int], object]) -> Iterator[None]:
-    """Let the signals that end a process go to a function instead, while the block lasts.
+    """Let signals go to a function, while the block lasts.
 
     Args:
         hear: Called in the main thread, between any two of its steps, with the signal's number.
@@ -57,7 +78,7 @@ def going_to(hear: Callable[[int], object]) -> Iterator[None]:
     def handle(number: int, _: FrameType | None) -> None:
         hear(number)
 
-    heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # nohup ignores SIGHUP.
+    heard = [n for n in (*_ENDING, *QUESTIONS) if signal.getsignal(n) is not signal.SIG_IGN]  # nohup ignores SIGHUP.
     before = [(number, signal.signal(number, handle)) for number in heard]
     try:
         yield

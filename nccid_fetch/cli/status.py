@@ -20,7 +20,7 @@ from nccid_fetch.statusfile import age_of, is_alive, is_held, read_status, this_
 
 from . import options
 from .display import PLAIN_SECONDS, Display, line
-from .options import Format
+from .flags import Format
 from .output import print_json
 from .signals import going_to
 from .statuspage import Look, as_dict, of_the_run, page

@@ -6,6 +6,7 @@ reader is asked at once, and says why. Redirects are not followed.
 
 import asyncio
 import re
+import socket
 from collections.abc import AsyncIterator
 from itertools import cycle, islice
 from math import ceil
@@ -16,6 +17,7 @@ from urllib.parse import quote, urlsplit
 
 import pycurl
 
+from ..bandwidth import Bandwidth
 from ..disk import cores
 from ..errors import ObjectError, Reason, RefusedError, ThrottledError, TransientError
 from ..model import Chunk, ETag, RemoteObject
@@ -82,8 +84,11 @@ class FastReader:
         """Open an object's body; see `Reader.get`. A refusal is left to the reference reader to explain."""
         return _FastBody(self, next(self._reactors), remote, start, stop)
 
-    async def exchange(self, remote: RemoteObject, start: int, stop: int | None) -> Exchange:
-        """Return a signed request for an object's bytes from `start` to before `stop`, or to the end."""
+    async def exchange(self, remote: RemoteObject, start: int, stop: int | None) -> tuple[Exchange, int]:
+        """Return a signed request for an object's bytes from `start` to before `stop`, or to the end.
+
+        With it comes how many of them were taken from the bandwidth, where there is a limit.
+        """
         if not _SENDABLE.fullmatch(remote.etag):
             raise RefusedError("its ETag cannot be sent")
         extra = {"if-match": remote.etag.header}
@@ -92,17 +97,24 @@ class FastReader:
         if remote.etag.md5 is None:
             extra["x-amz-checksum-mode"] = "ENABLED"
         path = f"{self._folder}/{quote(remote.key, safe='/-_.~')}"
+        length = (remote.size if stop is None else stop) - start
+        whole_max, room, taken, bandwidth = WHOLE_BYTES_MAX, CHUNK_BYTES, 0, self.session.bandwidth
+        if bandwidth is not None:
+            whole_max, room = bandwidth.piece(whole_max), bandwidth.piece(room)
+            taken = length if length <= whole_max else room
+            await bandwidth.take(taken)
         credentials = await self.session.credentials()
         headers = extra if credentials is None else self._signer.headers(path, extra, credentials, time())
         headers["host"] = self._host  # As it was signed: libcurl leaves a port out that is the scheme's own.
-        length = (remote.size if stop is None else stop) - start
-        return Exchange(
+        exchange = Exchange(
             self._origin + path,
             [f"{name}: {value}" for name, value in headers.items()],
-            whole=length if length <= WHOLE_BYTES_MAX else -2,  # No length that an answer can have.
-            room=CHUNK_BYTES,
+            whole=length if length <= whole_max else -2,  # No length that an answer can have.
+            room=room,
             buffers=self.buffers,
+            by_the_chunk=bandwidth is not None,
         )
+        return exchange, taken
 
 
 class _FastBody:
@@ -120,9 +132,10 @@ class _FastBody:
         self._exchange: Exchange
 
     async def __aenter__(self) -> Self:
-        if self._reader.session.governor.is_held:
+        exchange, self._taken = await self._reader.exchange(self._remote, self._start, self._stop)
+        if self._reader.session.governor.is_held:  # Only now: it may have come to be so meanwhile.
             raise RefusedError("the run is held, and one request at a time is enough")
-        self._exchange = exchange = await self._reader.exchange(self._remote, self._start, self._stop)
+        self._exchange = exchange
         self._reactor.start(exchange)
         try:
             while not (exchange.ended or (exchange.status and not exchange.is_whole)):
@@ -183,20 +196,37 @@ class _FastBody:
 
     async def chunks(self) -> AsyncIterator[Chunk]:
         """Yield the bytes in order; see `Body.chunks`."""
-        exchange = self._exchange
+        exchange, bandwidth = self._exchange, self._reader.session.bandwidth
+        received = 0
         while True:
             while not (exchange.ended or exchange.has_chunk):
                 await self._reactor.news(exchange)
             chunk = exchange.take()
             if chunk is None:
                 break
-            self._reactor.resume(exchange)
+            received += len(chunk)
+            if bandwidth is None:
+                self._reactor.resume(exchange)
             if not (exchange.is_whole and exchange.failure):
                 yield chunk
             # Only here: where it is not asked for another one, a thread may still be at work on this.
             self._reader.buffers.give_back(chunk)
+            if bandwidth is not None:
+                await self._take_ahead(received, bandwidth)
+                self._reactor.resume(exchange)
         if exchange.failure:
             raise TransientError(f"{self._reader.session.endpoint} broke off a body: {exchange.failure}")
+
+    async def _take_ahead(self, received: int, bandwidth: Bandwidth) -> None:
+        """Take from the bandwidth what comes next, and what came over and above: libcurl counts by the packet."""
+        if received < self._taken:
+            return
+        piece = bandwidth.piece(min(CHUNK_BYTES, max(0, self.length - received)))
+        over, self._taken = received - self._taken, received + piece
+        if piece:
+            await bandwidth.take(over + piece)
+        else:
+            bandwidth.owe(over)
 
 
 def _new_handle(session: Session) -> Any:  # noqa: ANN401 - pycurl has no types.
@@ -218,4 +248,13 @@ def _new_handle(session: Session) -> Any:  # noqa: ANN401 - pycurl has no types.
         (pycurl.BUFFERSIZE, _BUFFER_BYTES),
     ):
         curl.setopt(option, value)
+    if session.bandwidth is not None:
+        curl.setopt(pycurl.SOCKOPTFUNCTION, _keep_small)
     return curl
+
+
+def _keep_small(descriptor: int, _: int) -> int:
+    """Let the system receive little of what nobody has taken: it would be some MiB for each connection, in no time."""
+    with socket.fromfd(descriptor, socket.AF_INET, socket.SOCK_STREAM) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
+    return int(pycurl.SOCKOPT_OK)

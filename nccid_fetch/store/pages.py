@@ -64,6 +64,7 @@ class Lister:
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        self._expected = 0  # Bytes of a page: what the last whole one had.
 
     async def page(
         self,
@@ -98,8 +99,12 @@ class Lister:
         elif start_after:
             query["start-after"] = start_after
         url = f"{self._session.base_url}?{urlencode(sorted(query.items()), quote_via=quote, safe='-_.~')}"
-        async with self._session.request():
+        bandwidth, expected = self._session.bandwidth, self._expected if max_keys == PAGE_KEYS else 0
+        async with self._session.request(expected):
             status, headers, body = await self._ask(url)
+            if bandwidth is not None:
+                bandwidth.owe(len(body) - expected)
+                self._expected = max(len(body), expected)
             if status != 200:
                 if region := region_of(body):
                     headers = {"x-amz-bucket-region": region, **headers}

@@ -45,6 +45,7 @@ class Exchange:
         is_whole: Whether the body is handed over in one piece.
         failure: What libcurl says went wrong, once it has.
         ended: Whether all of the answer is there, or nothing more of it will come.
+        is_to_wait: Whether what comes next is held up until it is resumed.
 
     Args:
         url: The URL.
@@ -52,11 +53,13 @@ class Exchange:
         whole: A body of exactly this length is handed over when all of it is there; any other by the chunk.
         room: Bytes of a chunk, at least; no more than one waits to be taken.
         buffers: Where memory for the body comes from.
+        by_the_chunk: Whether nothing more is received after a chunk until it is resumed; else another one is, meanwhile.
     """
 
     __slots__ = (
         *(
             "_body",
+            "_by_the_chunk",
             "_buffer",
             "_buffers",
             "_filled",
@@ -75,18 +78,29 @@ class Exchange:
             "failure",
             "headers",
             "is_paused",
+            "is_to_wait",
             "is_whole",
         ),
         *("length", "note", "request_headers", "status", "touched", "url"),
     )
 
-    def __init__(self, url: str, headers: Sequence[str], *, whole: int, room: int, buffers: "Buffers") -> None:
+    def __init__(
+        self,
+        url: str,
+        headers: Sequence[str],
+        *,
+        whole: int,
+        room: int,
+        buffers: "Buffers",
+        by_the_chunk: bool = False,
+    ) -> None:
         self.url, self.request_headers = url, headers
         self._room = self._full = room
         self.status, self.length = 0, -1
         self.headers: dict[str, str] = {}
         self.failure: str | None = None
-        self.ended = self.abandoned = self.is_paused = self.is_whole = False
+        self.ended = self.abandoned = self.is_paused = self.is_to_wait = self.is_whole = False
+        self._by_the_chunk = by_the_chunk
         self.curl: Any = None
         self.touched = self._began = self._paused_at = self._paused_seconds = 0.0
         self._pace = Pace()
@@ -158,7 +172,7 @@ class Exchange:
 
     def _on_body(self, data: bytes) -> int | None:
         """Take the next bytes. It is called for every 16 KiB, as TLS brings them, so each step in it counts."""
-        if self._body:
+        if self._body or self.is_to_wait:
             self.is_paused, self._paused_at = True, monotonic()
             return _PAUSE
         self.touched = monotonic()
@@ -179,6 +193,7 @@ class Exchange:
             self._body.append(self._buffer[: self._filled])
             self._handed_over += self._filled
             self._buffer, self._filled = None, 0
+            self.is_to_wait = self._by_the_chunk
 
 
 class Buffers:
@@ -387,6 +402,7 @@ class Reactor:
             self._running[curl] = exchange
 
     def _unpause(self, exchange: Exchange) -> None:
+        exchange.is_to_wait = False
         if exchange.is_paused:
             exchange.unpause(monotonic())
             if exchange.curl is not None:

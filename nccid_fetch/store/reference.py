@@ -15,6 +15,7 @@ from botocore.exceptions import (
     SSLError,
 )
 
+from ..bandwidth import Bandwidth
 from ..errors import NccidFetchError, RangeIgnoredError, ShortBodyError, TransientError
 from ..keys import printable
 from ..model import Chunk, ETag, RemoteObject
@@ -49,7 +50,11 @@ class ReferenceReader:
         options = {"Range": f"bytes={start}-{'' if stop is None else stop - 1}"} if is_part else {}
         if remote.etag.md5 is None:
             options["ChecksumMode"] = "ENABLED"
-        response = await self._call("get_object", remote, **options)
+        length = (remote.size if stop is None else stop) - start
+        bandwidth = self._session.bandwidth
+        whole_max = WHOLE_BYTES_MAX if bandwidth is None else bandwidth.piece(WHOLE_BYTES_MAX)
+        taken = 0 if bandwidth is None else length if length <= whole_max else bandwidth.piece(CHUNK_BYTES)
+        response = await self._call("get_object", remote, taken, **options)
         stream = response["Body"]
         try:
             if is_part and not str(response.get("ContentRange", "")).startswith(f"bytes {start}-"):
@@ -57,8 +62,10 @@ class ReferenceReader:
             if "ContentLength" not in response:
                 raise ShortBodyError(f"{self._session.endpoint} does not say how long the body is")
             # What resumes a body comes in small chunks however little it is: on a line that goes on breaking, each is kept.
-            whole = not start and response["ContentLength"] <= WHOLE_BYTES_MAX
-            yield _ReferenceBody(response, stream, self._session.endpoint, whole=whole)
+            whole = not start and response["ContentLength"] <= whole_max
+            yield _ReferenceBody(
+                response, stream, self._session.endpoint, whole=whole, bandwidth=bandwidth, taken=taken
+            )
         finally:
             stream.close()
 
@@ -105,8 +112,14 @@ class ReferenceReader:
             return None
         return int(size)
 
-    async def _call(self, operation: str, remote: RemoteObject, **options: Any) -> dict[str, Any]:  # noqa: ANN401
-        async with self._session.request():
+    async def _call(
+        self,
+        operation: str,
+        remote: RemoteObject,
+        size: int = 0,
+        **options: Any,  # noqa: ANN401 - botocore has no types.
+    ) -> dict[str, Any]:
+        async with self._session.request(size):
             return await self._send(operation, remote, options)
 
     async def _send(self, operation: str, remote: RemoteObject, options: dict[str, Any]) -> dict[str, Any]:
@@ -133,6 +146,8 @@ class _ReferenceBody:
         endpoint: str,
         *,
         whole: bool,
+        bandwidth: Bandwidth | None = None,
+        taken: int = 0,
         now: Callable[[], float] = monotonic,
     ) -> None:
         self.etag = ETag.parse(response.get("ETag", ""))
@@ -140,6 +155,7 @@ class _ReferenceBody:
         self.facts = Facts.of(response["ResponseMetadata"]["HTTPHeaders"])
         self._stream, self._endpoint = stream, endpoint
         self._now, self._waited = now, 0.0
+        self._bandwidth, self._taken = bandwidth, taken
         self._wanted = self.length if whole else CHUNK_BYTES
 
     async def chunks(self) -> AsyncIterator[Chunk]:
@@ -148,7 +164,7 @@ class _ReferenceBody:
         speed = Pace()
         try:
             # Not by iteration: aiobotocore's yields a kibibyte at a time, and each would be a hop to a thread.
-            while chunk := await self._read():
+            while chunk := await self._read(await self._allowed(received)):
                 received += len(chunk)
                 if speed.is_too_slow(self._waited, received):
                     raise TransientError(
@@ -163,10 +179,20 @@ class _ReferenceBody:
         if buffer:
             yield bytes(buffer)
 
-    async def _read(self) -> bytes:
+    async def _allowed(self, received: int) -> int:
+        """Return how many bytes may be read now, and take them from the bandwidth first. While nobody reads, nobody sends."""
+        if self._bandwidth is None or received >= self.length:
+            return CHUNK_BYTES
+        if received >= self._taken:
+            piece = self._bandwidth.piece(min(CHUNK_BYTES, self.length - received))
+            await self._bandwidth.take(piece)
+            self._taken += piece
+        return self._taken - received
+
+    async def _read(self, size: int) -> bytes:
         """Return some bytes, none at the end; keep account of how long the network was waited for, and nothing else."""
         began = self._now()
-        chunk: bytes = await self._stream.read(CHUNK_BYTES)
+        chunk: bytes = await self._stream.read(size)
         self._waited += self._now() - began
         return chunk
 

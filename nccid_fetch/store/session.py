@@ -5,6 +5,7 @@ address lies; nothing of that is repeated here. What it would do by default and 
 region, hold checksums of ranges against bodies, retry behind our back; and what `strict` is for.
 """
 
+import asyncio
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -32,6 +33,7 @@ from botocore.httpsession import get_cert_path
 from botocore.utils import get_environ_proxies
 
 from .. import warehouse
+from ..bandwidth import Bandwidth
 from ..errors import CredentialsError, UsageError
 from ..governor import Governor
 from ..keys import printable
@@ -43,6 +45,10 @@ CONNECT_TIMEOUT_SECONDS = 10.0
 ASK_SECONDS = 10.0
 """Whoever gives credentials is asked whether they are due once in so long. botocore would ask for each request in their last
 minutes, one after the other, where nothing newer is had."""
+RENEWAL_SECONDS = 120.0
+"""Whoever gives credentials has so long: a program may wait for somebody who is not there, and the run with it, for ever."""
+ENDED_SECONDS = 1.0
+"""A program that was killed is gone by then."""
 _CREDENTIAL_FAILURES = (
     *(BotoCoreError, ClientError, OSError, ValueError),
     *(AttributeError, LookupError, RuntimeError, TypeError),
@@ -64,6 +70,7 @@ class Session:
         certificates: Path of the certificates to trust: those of `AWS_CA_BUNDLE`, else botocore's.
         stall_seconds: A read that waits longer fails.
         governor: What every request passes through.
+        bandwidth: What the bytes of every answer are taken from; None where there is no limit.
         at_close: Takes a function to call when the session closes.
     """
 
@@ -79,6 +86,7 @@ class Session:
         certificates: str,
         stall_seconds: float,
         governor: Governor,
+        bandwidth: Bandwidth | None,
         at_close: Callable[[Callable[[], None]], object],
     ) -> None:
         self.source = source
@@ -90,6 +98,7 @@ class Session:
         self.certificates = certificates
         self.stall_seconds = stall_seconds
         self.governor = governor
+        self.bandwidth = bandwidth
         self.at_close = at_close
         self._credentials = credentials
 
@@ -128,15 +137,22 @@ class Session:
         if self._credentials is None:
             return False
         try:
-            fresh = await _load_credentials(core_of(self.source))
-            after = await fresh.get_frozen_credentials()
+            async with asyncio.timeout(RENEWAL_SECONDS):
+                fresh = await _load_credentials(core_of(self.source))
+                after = await fresh.get_frozen_credentials()
         except _CREDENTIAL_FAILURES as error:
             raise _no_credentials(error) from None
         return self._credentials.take(fresh, after)
 
-    def request(self) -> AbstractAsyncContextManager[None]:
-        """Return what a request is sent in: it waits while the run is held. See `Governor.request`."""
-        return self.governor.request(self.renew)
+    def request(self, size: int = 0) -> AbstractAsyncContextManager[None]:
+        """Return what a request is sent in: it waits while the run is held, and for bandwidth. See `Governor.request`.
+
+        Args:
+            size: Bytes to take before it is sent.
+        """
+        bandwidth = self.bandwidth
+        ready = None if bandwidth is None else lambda: bandwidth.take(size)
+        return self.governor.request(self.renew, ready)
 
     async def sign(self, request: AWSRequest) -> AWSPreparedRequest:
         """Return a request signed for S3, or as it is when requests are not signed."""
@@ -169,7 +185,8 @@ class _Current:
         if monotonic() >= self._due:
             self._due = monotonic() + ASK_SECONDS
             present = self._present
-            last = await present.get_frozen_credentials()
+            async with asyncio.timeout(RENEWAL_SECONDS):
+                last = await present.get_frozen_credentials()
             if present is self._present:
                 self._last = last
         return self._last
@@ -184,7 +201,12 @@ class _Current:
 
 @asynccontextmanager
 async def open_session(
-    source: Source, *, connections: int, stall_seconds: float, governor: Governor | None = None
+    source: Source,
+    *,
+    connections: int,
+    stall_seconds: float,
+    governor: Governor | None = None,
+    bandwidth: Bandwidth | None = None,
 ) -> AsyncIterator[Session]:
     """Open a session: find credentials, region and endpoint. Asks nothing of the endpoint itself.
 
@@ -193,6 +215,7 @@ async def open_session(
         connections: The most connections that may be open at once.
         stall_seconds: A read that waits longer fails.
         governor: What every request passes through.
+        bandwidth: What the bytes of every answer are taken from; None for no limit.
 
     Raises:
         AccessError: There are no credentials.
@@ -204,11 +227,14 @@ async def open_session(
         region = source.region or session.region_name or warehouse.REGION
         credentials = None
         if not source.no_sign_request:
-            found = await _load_credentials(core_of(source))  # Not by this one, which would keep them.
-            credentials = _Current(found, await found.get_frozen_credentials())
+            async with asyncio.timeout(RENEWAL_SECONDS):
+                found = await _load_credentials(core_of(source))  # Not by this one, which would keep them.
+                credentials = _Current(found, await found.get_frozen_credentials())
             core.register_component("credential_provider", credentials)
     except ProfileNotFound as error:
         raise UsageError(str(error), hint="aws configure list-profiles shows the known ones") from error
+    except TimeoutError as error:
+        raise _no_credentials(error) from None
     except BotoCoreError as error:
         # Not with its cause, which quotes the line that it could not read.
         raise UsageError(f"AWS's configuration cannot be read: {error}", hint="check ~/.aws/config") from None
@@ -256,6 +282,7 @@ async def open_session(
             certificates=get_cert_path(ca_bundle or True),
             stall_seconds=stall_seconds,
             governor=governor or Governor(),
+            bandwidth=bandwidth,
             at_close=stack.callback,
         )
 
@@ -358,7 +385,9 @@ def _no_credentials(error: Exception) -> CredentialsError:
 
     A program's complaint may have its output in it, and STS quotes a request that it does not accept, headers and all.
     """
-    if isinstance(error, ClientError):
+    if isinstance(error, TimeoutError) and error.errno is None:  # Ours; one of the system's has a number.
+        why = f"none came within {RENEWAL_SECONDS:g} seconds; run the profile's credential_process by hand to see why"
+    elif isinstance(error, ClientError):
         code = str(error.response.get("Error", {}).get("Code", "Unknown"))
         why = f"{error.operation_name} was refused: {printable(code[:64])}"
     elif isinstance(error, CredentialRetrievalError):

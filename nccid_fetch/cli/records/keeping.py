@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from nccid_fetch import __version__
 from nccid_fetch.cli import options
 from nccid_fetch.cli.closing import print_summary
-from nccid_fetch.cli.options import Format
+from nccid_fetch.cli.flags import Format
 from nccid_fetch.cli.output import answer, heard_by, note, objects_text, print_json, size_text, time_text
 from nccid_fetch.errors import UsageError
 from nccid_fetch.keys import printable

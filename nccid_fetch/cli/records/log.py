@@ -15,8 +15,8 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any, TextIO, cast
 
+from nccid_fetch.cli.flags import LogFormat
 from nccid_fetch.cli.narration import Sentence
-from nccid_fetch.cli.options import LogFormat
 from nccid_fetch.keys import printable
 
 from .files import open_to_append, unwritable
