@@ -41,35 +41,35 @@ RANKS = (
     ),
     (
         *("admission", "destination", "holdings", "hours", "progress"),
-        *("cli.options", "cli.records.metrics", "cli.records.stream", "doctor.records", "store.session"),
+        *("cli.options", "cli.records.metrics", "cli.records.stream", "store.session"),
     ),
     (
         *("commit", "planning", "status"),
-        *("cli.output", "doctor.premises", "store.fast", "store.identity", "store.pages"),
+        *("cli.output", "store.fast", "store.identity", "store.pages"),
         *("store.reference", "store.witness"),
     ),
     (
         *("listing", "proof", "statusfile"),
         *("cli.block", "cli.closing", "cli.config", "cli.narration", "cli.records.finish", "cli.strays"),
-        *("doctor.judge_access", "doctor.judge_destination"),
+        *("doctor.judge_access",),
     ),
     (
         *("transfer",),
-        *("cli.display", "cli.publishing", "cli.records.log", "cli.runner", "doctor.examination"),
+        *("cli.display", "cli.publishing", "cli.records.log", "cli.runner", "doctor.records"),
     ),
     (
         *("pipeline",),
-        *("cli.doctor", "cli.records.keeping", "cli.statuspage"),
+        *("cli.records.keeping", "cli.statuspage", "doctor.premises"),
     ),
     (
         *("operations",),
-        *("cli.audience", "cli.status"),
+        *("cli.audience", "cli.status", "doctor.judge_destination"),
     ),
     (
         *("api",),
-        *("cli.fetching", "cli.listing"),
+        *("cli.fetching", "cli.listing", "doctor.examination"),
     ),
-    ("cli.demo",),
+    ("cli.demo", "cli.doctor"),
     ("cli.commands",),
     ("cli.main",),
     ("__main__",),

@@ -321,6 +321,22 @@ def test_what_is_there_already_needs_no_room() -> None:
 
 
 @pytest.mark.parametrize(
+    ("gigabytes", "files", "state"), [(30, 20, State.OK), (31, 20, State.NOTE), (30, 3000, State.NOTE)]
+)
+def test_what_was_last_listed_is_what_room_is_needed_for(gigabytes: int, files: int, state: State) -> None:
+    listed = Healthy(
+        bucket=SOURCE.bucket,
+        group="training",
+        objects=10,
+        bytes=10_000_000_000,
+        listed_objects=files,
+        listed_bytes=gigabytes * 1_000_000_000,
+    )
+    found = judged(replace(GOOD, space=Space(20_000_000_000, 1500), health=listed))
+    assert max((finding.state for finding in found.values()), key=list(State).index) is state
+
+
+@pytest.mark.parametrize(
     ("files", "state"), [(None, State.OK), (240, State.OK), (239, State.NOTE), (51, State.NOTE), (50, State.PROBLEM)]
 )
 def test_open_files_are_held_against_the_objects_in_flight_that_are_usual(files: int | None, state: State) -> None:
@@ -382,6 +398,7 @@ def journal(dest: Path) -> Iterator[Journal]:
     assert opened is not None
     with closing(opened):
         with opened.run("get", []):
+            opened.note_listing("ct", 3, 70, is_whole=True, endpoint="")
             opened.commit([("training/ct/a", Record(7, ETag("a"), 0, VerifiedBy.MD5))])
         yield opened
 
@@ -395,6 +412,7 @@ def test_a_journal_that_was_closed_in_order_is_read_and_nothing_is_left_beside_i
     found = health_of(dest)
     assert isinstance(found, Healthy)
     assert (found.bucket, found.group, found.objects, found.bytes, found.ended) == ("bucket", "training", 1, 7, True)
+    assert (found.listed_objects, found.listed_bytes) == (3, 70)
     assert found.last_run is not None
     assert found.last_run[0] == "get"
     assert beside(dest) == ["journal.sqlite"]

@@ -5,7 +5,7 @@ What was seen                                  Then
 =============================================  ============================================================
 it is no folder, it cannot be written          problem
 less than 1 GB or 1,000 files are left         problem
-less than everything takes is left             note: hardly anybody fetches everything
+less than what was last listed takes is left   note; of everything, where nothing was listed yet
 others may enter it                            problem: they are patients' data
 its group may                                  note: `--group-readable` asks for that
 it is on another machine, or folds names       note
@@ -31,6 +31,7 @@ BYTES_MIN = 1_000_000_000
 FILES_MIN = 1000
 _DESCRIPTORS = 8192
 """What allows as many objects in flight as anybody asks for."""
+_PLAN_SAYS = "plan says how much what you want is"
 _DEFAULT = Path("nccid-data")
 _BY_OTHERS, _BY_GROUP = 0o007, 0o070
 
@@ -89,26 +90,27 @@ def _folder(seen: Premises, dest: Path) -> Finding:
 
 
 def _space(seen: Premises, dest: Path) -> Iterator[Finding]:
-    """Yield whether there is room: for anything, and for everything that is not there yet."""
+    """Yield whether there is room: for anything, and for what is still to come, as far as that is known."""
     have = seen.health if isinstance(seen.health, Healthy) else Healthy(bucket="", group="")
     free = seen.space
+    if have.listed_objects is None:
+        wanted, missing_bytes, missing_files = "everything", EVERYTHING_BYTES, EVERYTHING_FILES
+    else:
+        wanted, missing_bytes, missing_files = "what was last listed", have.listed_bytes, have.listed_objects
+    missing_bytes, missing_files = max(0, missing_bytes - have.bytes), max(0, missing_files - have.objects)
+    told = f"{free.bytes / 1e9:,.1f} GB are free, and {wanted} takes about {missing_bytes / 1e9:,.1f} GB more"
     if free.bytes < BYTES_MIN or seen.is_full:
         quota = " and no more can be written (is it a quota?)" if free.bytes >= BYTES_MIN else ""
         yield _problem(
             "space",
             f"{free.bytes / 1e9:,.3f} GB are free{quota}",
-            "make room, or choose another --dest; everything takes about 3.3 TB",
+            f"make room, or choose another --dest; {wanted} takes about {missing_bytes / 1e9:,.1f} GB more",
             f"df -h {_quoted(seen.nearest)}",
         )
-    elif free.bytes < EVERYTHING_BYTES - have.bytes:
-        yield _noted(
-            "space",
-            f"{free.bytes / 1e9:,.1f} GB are free, and everything takes about 3.3 TB",
-            "plan says how much what you want takes",
-            f"nccid-fetch plan --dest {_quoted(dest)}",
-        )
+    elif free.bytes < missing_bytes:
+        yield _noted("space", told, _PLAN_SAYS, f"nccid-fetch plan --dest {_quoted(dest)}")
     else:
-        yield _well("space", f"{free.bytes / 1e12:,.1f} TB are free, and everything takes about 3.3 TB")
+        yield _well("space", told)
     if free.files is None:
         return
     if free.files < FILES_MIN:
@@ -118,11 +120,11 @@ def _space(seen: Premises, dest: Path) -> Iterator[Finding]:
             "remove files that you do not need, or choose another --dest",
             f"df -i {_quoted(seen.nearest)}",
         )
-    elif free.files < EVERYTHING_FILES - have.objects:
+    elif free.files < missing_files:
         yield _noted(
             "files",
-            f"{free.files:,} more files (inodes) are possible, and everything is about 11 million",
-            "plan says how many what you want is",
+            f"{free.files:,} more files (inodes) are possible, and {wanted} is about {missing_files:,} more",
+            _PLAN_SAYS,
             f"nccid-fetch plan --dest {_quoted(dest)}",
         )
 
@@ -197,10 +199,13 @@ def _journal(seen: Premises, source: Source, dest: Path) -> Finding:
     match seen.health:
         case None:
             return _well("journal", "there is none yet; the first run makes it")
-        case Held():
+        case Held(run=run):
+            who = ""
+            if run is not None:
+                who = f": `{run.command}`, process {run.process.pid} on {run.process.host}, since {run.started}"
             return _noted(
                 "journal",
-                "another run holds it, and this destination",
+                f"another run holds it, and this destination{who}",
                 "wait for it, or stop it; status says how far it is",
                 f"nccid-fetch status --dest {_quoted(dest)}",
             )

@@ -16,6 +16,8 @@ from urllib.parse import quote
 from ..journal import Journal
 from ..schema import VERSION
 from ..sqlitefile import is_busy, is_damaged, is_there
+from ..status import RunStatus
+from ..statusfile import read_status
 
 CHECK_SECONDS = 5.0
 """How long a journal is looked through for damage. One of a million objects takes about a second."""
@@ -25,7 +27,13 @@ _STEPS = 10_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
-    """Another run holds it."""
+    """Another run holds it.
+
+    Attributes:
+        run: What that says of itself, if it does.
+    """
+
+    run: RunStatus | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +67,8 @@ class Healthy:
         group: Whose objects it has.
         objects: How many.
         bytes: How much they are.
+        listed_objects: How many the last listings gave, of the parts that were listed; None if none is known.
+        listed_bytes: How much those are.
         last_run: The command of the last run, and when it began; None if there was none.
         ended: Whether that run came to its end.
         looked_through: Whether there was time for all of it. If not, how many objects there are is not known either.
@@ -68,6 +78,8 @@ class Healthy:
     group: str
     objects: int = 0
     bytes: int = 0
+    listed_objects: int | None = None
+    listed_bytes: int = 0
     last_run: tuple[str, str] | None = None
     ended: bool = True
     looked_through: bool = True
@@ -99,7 +111,7 @@ def health_of(dest: Path, now: Callable[[], float] = monotonic) -> Health | None
             return _look_through(connection, now)
     except sqlite3.DatabaseError as error:
         if is_busy(error) or (not left_over and _beside(path)):  # A run has begun since.
-            return Held()
+            return Held(run=read_status(dest))
         if is_damaged(error):
             return Damaged(why=str(error))
         raise
@@ -128,7 +140,25 @@ def _look_through(connection: sqlite3.Connection, now: Callable[[], float]) -> H
         if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
             raise
         return Healthy(bucket=bucket, group=group, last_run=last_run, ended=ended, looked_through=False)
-    return Healthy(bucket=bucket, group=group, objects=objects, bytes=size, last_run=last_run, ended=ended)
+    listed_objects, listed_bytes = _listed(connection)
+    return Healthy(
+        bucket=bucket,
+        group=group,
+        objects=objects,
+        bytes=size,
+        listed_objects=listed_objects,
+        listed_bytes=listed_bytes,
+        last_run=last_run,
+        ended=ended,
+    )
+
+
+def _listed(connection: sqlite3.Connection) -> tuple[int | None, int]:
+    """Return how many objects were last listed, and their bytes; None where no listing is known."""
+    if connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'listing'").fetchone() is None:
+        return None, 0  # An older version wrote it.
+    objects, size = connection.execute("SELECT sum(objects), coalesce(sum(bytes), 0) FROM listing").fetchone()
+    return objects, size
 
 
 def _beside(path: Path) -> set[Path]:
