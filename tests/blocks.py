@@ -6,13 +6,14 @@ What is done with a block depends on its first line:
     console             the lines after `$ ` are run one by one; each must print what stands below it, and end with 0 unless
                         `$ echo $?` follows. `...` stands for what varies: within a line, or as a line for any number of lines
     text                what the `sh` block above it printed
+    json                JSON, in one piece or a value on each line; what it says is for other tests
     python              executed, after those before it on the page; `await` may stand outside a function, as in a notebook
     toml, ini, bash, crontab
                         a file, put where the sentence above says: its last `code` is the name. TOML must be a configuration; of a
                         unit the command is run with the environment that systemd gives, and so is each line of a crontab with cron's
     {...}               a directive of Sphinx, which is checked by building the site
 
-The sandbox has a home folder and a warehouse; /data stands for a folder in it. What a machine may not have, or a test must not do, is
+The sandbox has a home folder and a warehouse; /data and /var/log stand for folders in it. What a machine may not have, or a test must not do, is
 played by a stub: `_STUBS` says what each does and that is all they do.
 """
 
@@ -21,6 +22,7 @@ import asyncio
 import configparser
 import inspect
 import io
+import json
 import os
 import re
 import shlex
@@ -61,13 +63,14 @@ _STUBS = {
     "crontab": _RECORD,
     "curl": _RECORD + 'tee -a "$RECORD" | grep -q .\n',  # Something has to come.
     "journalctl": _RECORD,
+    "jq": 'if [ -x /usr/bin/jq ]; then exec /usr/bin/jq "$@"; else cat >/dev/null; fi\n',
     "loginctl": _RECORD,
     "mail": _RECORD + 'tee -a "$RECORD" | grep -q .\n',
     # That its targets are there is all there is time for; but `make demo` prints what the demo does, with the server that is there.
     "make": _RECORD + f'/usr/bin/env -i PATH=/usr/bin:/bin make --dry-run -C {ROOT} "$@" >/dev/null || exit\n'
     '[ "$1" != demo ] || for _ in 1 2; do nccid-fetch all --dest "$STUBS/../demo"; done\n',
     "pip": _RECORD + '[ "$1" = install ] || [ "$1" = download ]\n',
-    "python3": 'if [ "$2" = venv ]; then mkdir -p "$3/bin" && ln -sf "$STUBS"/* "$3/bin/" && touch "$3/bin/activate"; '
+    "python3": 'if [ "$2" = venv ]; then [ -x "$3/bin/nccid-fetch" ] && touch "$3/bin/activate"; '
     f'else exec {sys.executable} "$@"; fi\n',
     "sbatch": _RECORD + 'shift $(($# - 1)); SLURM_JOB_ID=1 bash "$1"\n',
     "scontrol": _RECORD,
@@ -168,12 +171,14 @@ class Sandbox:
     _names: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("home/.aws", "work", "data", "stubs"):
+        for name in ("home/.aws", "work", "data", "stubs", "var/log/nccid"):
             (self.folder / name).mkdir(parents=True)
         (self.folder / "home/.aws/config").write_text(_AWS_CONFIG.format(endpoint=self.endpoint))
         for name, script in _STUBS.items():
             self._program(name, f"#!/bin/bash\n{script}")
         self._program("nccid-fetch", self._client())
+        (self.folder / "home/nccid").mkdir()
+        (self.folder / "home/nccid/bin").symlink_to(self.folder / "stubs")  # Where install.md puts it.
         (self.folder / "state").write_text("")
         (self.folder / "cwd").write_text(f"{self.folder / 'work'}\n")
 
@@ -209,6 +214,8 @@ class Sandbox:
                 _compare(block, block.text, self._printed)
             case "python":
                 self._python(block)
+            case "json":
+                _parse(block.text)
             case kind if kind in FILES:
                 self._file(block, only_put=only_put)
             case kind:
@@ -334,7 +341,7 @@ class Sandbox:
         path.chmod(0o755)
 
     def _here(self, text: str) -> str:
-        return re.sub(r"(?<![\w./])/data(?=[/\s'\"]|$)", f"{self.folder}/data", text)
+        return re.sub(r"(?<![\w./])/(data|var/log)(?=[/\s'\"]|$)", rf"{self.folder}/\1", text)
 
     def _home(self, name: str) -> Path:
         if name.startswith("~/"):
@@ -349,6 +356,14 @@ if sys.argv[1:] == ["demo", "--serve"]:
     print("744 objects in nccid-data-warehouse-prod; with these variables set, any S3 client finds them. Ctrl-C ends it.", file=sys.stderr)
     sys.exit()
 """
+
+
+def _parse(text: str) -> None:
+    try:
+        json.loads(text)
+    except ValueError:
+        for line in text.splitlines():
+            json.loads(line)
 
 
 def _unknown_extras(script: str) -> set[str]:

@@ -3,13 +3,18 @@
 A page says `{generated} NAME`, and `docs/conf.py` puts in what the function of that name returns.
 """
 
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from enum import StrEnum
 from inspect import cleandoc
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from nccid_fetch import journal as journal_module
-from nccid_fetch import schema
+from nccid_fetch.keys import STATE_FOLDER
+from nccid_fetch.warehouse import BUCKET, GROUPS
 
 from .docs import _help, commands
 
@@ -23,7 +28,17 @@ def command_line() -> str:
 def journal() -> str:
     """Return what the journal says of its tables, and the statements that make them."""
     about = cleandoc(str(journal_module.__doc__))
-    return f"```text\n{about[about.index('Schema, ') :]}\n```\n\n```sql\n{schema.SCHEMA.strip()}\n{schema.LISTING.strip()};\n```\n"
+    with TemporaryDirectory() as folder:
+        # A new one is asked, whichever module makes it.
+        dest = Path(folder)
+        (dest / STATE_FOLDER).mkdir()
+        opened = journal_module.Journal.open(dest, bucket=BUCKET, group=GROUPS[0], endpoint="")
+        assert opened is not None
+        opened.close()
+        with closing(sqlite3.connect(dest / STATE_FOLDER / "journal.sqlite")) as connection:
+            made = [sql for (sql,) in connection.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")]
+    statements = ";\n\n".join(made)
+    return f"```text\n{about[about.index('Schema, ') :]}\n```\n\n```sql\n{statements};\n```\n"
 
 
 def _command(name: str, command: Any) -> Iterator[str]:

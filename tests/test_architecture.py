@@ -45,8 +45,7 @@ RANKS = (
     ),
     (
         *("commit", "planning", "status"),
-        *("cli.output", "store.fast", "store.identity", "store.pages"),
-        *("store.reference", "store.witness"),
+        *("cli.output", "store.fast", "store.identity", "store.pages", "store.reference", "store.witness"),
     ),
     (
         *("listing", "proof", "statusfile"),
