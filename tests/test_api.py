@@ -211,8 +211,7 @@ def test_fetch_carries_out_a_plan_that_the_command_line_wrote(s3: ScriptedS3, tm
     [
         {"max_bytes": 1},
         {"max_bytes": "1"},
-        {"max_patients": 1, "on_failure": "stop"},
-        {"max_duration": 1e-9},
+        {"max_patients": 1, "on_failure": "stop", "max_duration": 3600.0},
     ],
     ids=str,
 )
@@ -224,6 +223,7 @@ def test_a_run_that_stops_early_returns_10_and_says_why(s3: ScriptedS3, tmp_path
     assert summary.tally.fetched.objects == ("max_patients" in options)
     assert summary.tally.cut_short is not None
     assert summary.tally.cut_short.by in {f"--{name.replace('_', '-')}" for name in options}
+    assert summary.settings.max_duration_seconds == options.get("max_duration")
 
 
 # plan.
