@@ -1060,6 +1060,41 @@ GUARDS = (
     ),
     # What is said.
     Guard(
+        "a share that was shown is never followed by a smaller one",
+        "progress.py",
+        "            share = self._share = max(share, self._share)\n        worked",
+        "            share = self._share = share\n        worked",
+        "test_progress.py::test_a_listing_that_turns_out_longer_than_the_last_one_takes_no_share_back",
+    ),
+    Guard(
+        "the time left does not jump",
+        "progress.py",
+        "self._end += (end - self._end) * -math.expm1(-(now - before) / LEFT_FOLLOWS_SECONDS)",
+        "self._end = end",
+        "test_progress.py::test_a_burst_does_not_make_the_time_left_jump",
+    ),
+    Guard(
+        "a terminal that became narrower is begun anew",
+        "cli/display.py",
+        "self._scroll_away(height)",
+        "pass",
+        "test_screens.py::test_in_the_middle_of_a_run_after_each_resize_and_when_nothing_comes_any_more",
+    ),
+    Guard(
+        "a terminal that went away ends no run",
+        "cli/display.py",
+        "Console(file=_Terminal(sys.stderr), stderr=True)",
+        "Console(stderr=True)",
+        "test_screens.py::test_where_that_signal_is_ignored_the_run_goes_on_without_a_terminal",
+    ),
+    Guard(
+        "whoever ends at once shows the cursor",
+        "cli/signals.py",
+        "            act()\n",
+        "            pass\n",
+        "test_screens.py::test_a_process_that_ends_at_once_shows_the_cursor_again",
+    ),
+    Guard(
         "printable: notes and errors cannot speak to a terminal",
         "cli/output.py",
         "print(printable(text), file=sys.stderr",

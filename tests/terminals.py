@@ -101,9 +101,10 @@ class Terminal:
             self._set_size(columns, lines)
 
     def hang_up(self) -> None:
-        """Go away."""
+        """Go away, which takes effect with the next thing that the process writes: until then it is being read."""
         ours, self._ours = self._ours, -1
         os.close(ours)
+        self._reader.join(PATIENCE_SECONDS)
 
     def end(self) -> int:
         """Wait until the process has ended and all is on the screen, and return its exit code."""

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import sys
+import warnings
 from datetime import UTC, datetime, timedelta
 from io import StringIO
 from itertools import pairwise
@@ -11,6 +12,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from nccid_fetch.cli import strays
 from nccid_fetch.cli.block import wrapped
 from nccid_fetch.cli.display import Display, line, shown
 from nccid_fetch.cli.output import size_text, time_text
@@ -412,3 +414,13 @@ def test_stdout_stays_what_it_is_while_a_terminal_shows_progress(monkeypatch: py
     monkeypatch.setattr(sys, "stdout", out)
     assert asyncio.run(seen()) is out
     assert out.getvalue() == ""
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_where_nothing_but_errors_is_to_be_said_nothing_is_said_of_strays(
+    capsys: pytest.CaptureFixture[str], *, quiet: bool
+) -> None:
+    with strays.caught(quiet=quiet):
+        warnings.showwarning("a secret", ResourceWarning, "a file", 1)
+    said = capsys.readouterr().err
+    assert said == "" if quiet else said.startswith("note: a ResourceWarning came up as a warning")
