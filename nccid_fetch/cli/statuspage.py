@@ -17,7 +17,7 @@ from nccid_fetch.summary import Count
 from nccid_fetch.warehouse import BUCKET, GROUPS
 
 from .display import PLAIN_SECONDS, line
-from .output import columns, objects_text, size_text, time_text
+from .output import columns_of, objects_text, size_text, time_text
 
 WIDTH = 80
 
@@ -153,7 +153,7 @@ def _held_table(holdings: Holdings) -> Iterator[str]:
     if None in {missing_of(holdings, name) for name in parts_of(holdings)}:
         sums[0] = sums[2] = "?"
     rows.append(("all", *sums, size_text(total[4]), ""))
-    yield from columns(rows)
+    yield from columns_of(rows)
 
 
 def _progress_table(parts: tuple[PartProgress, ...]) -> Iterator[str]:
@@ -169,7 +169,7 @@ def _progress_table(parts: tuple[PartProgress, ...]) -> Iterator[str]:
         )
         for part in parts
     ]
-    yield from columns(rows)
+    yield from columns_of(rows)
 
 
 def _details(holdings: Holdings, look: Look) -> Iterator[str]:
