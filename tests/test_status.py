@@ -591,6 +591,7 @@ PAGES: dict[str, Callable[[Path], Look]] = {
     ),
     "silent": lambda _: look(Life.SILENT, replace(STATUS, heartbeat=time_of(NOW - 3000))),
     "gone": lambda _: look(Life.GONE, replace(STATUS, heartbeat=time_of(NOW - 3000), asked=("ct", "data"))),
+    "left-open": lambda _: look(Life.NONE),
     "beginning": lambda _: look(Life.BEGINNING),
 }
 

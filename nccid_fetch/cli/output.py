@@ -130,12 +130,12 @@ answer = _Answer()
 
 def print_table(rows: list[tuple[str, ...]], out: TextIO | None = None) -> None:
     """Write rows of text in columns; the first row is the heading, all columns but the first are numbers."""
-    for text in columns(rows):
-        print(text, file=out or sys.stdout)
+    for line in columns_of(rows):
+        print(line, file=out or sys.stdout)
 
 
-def columns(rows: list[tuple[str, ...]]) -> Iterator[str]:
-    """Yield rows of text as lines of columns."""
+def columns_of(rows: list[tuple[str, ...]]) -> Iterator[str]:
+    """Yield rows of text as lines, one column under the other."""
     rows = [tuple(map(printable, row)) for row in rows]  # The names of parts are a server's words as well.
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:

@@ -17,7 +17,7 @@ from nccid_fetch.summary import Count
 from nccid_fetch.warehouse import BUCKET, GROUPS
 
 from .display import PLAIN_SECONDS, line
-from .output import columns, objects_text, size_text, time_text
+from .output import columns_of, objects_text, size_text, time_text
 
 WIDTH = 80
 
@@ -53,8 +53,8 @@ def page(dest: Path, look: Look, now: float) -> Iterator[str]:
     if source is not None:
         yield printable(f"{source.bucket}/{source.group} -> {dest}")
         yield ""
-    known = look.status is not None or look.life.goes_on or look.holdings is None
-    yield from _wrapped(of_the_run(look.status, look.life, now) if known else _of_the_last(look.holdings))
+    known = look.status is not None or look.life.goes_on
+    yield from _wrapped(of_the_run(look.status, look.life, now) if known else _of_the_last(look))
     if look.status is not None and look.life.goes_on:
         yield from _wrapped(*(f"Warning: {warning}." for warning in look.status.warnings))
     if look.status is not None and look.life in {Life.RUNNING, Life.SILENT}:
@@ -116,9 +116,11 @@ def of_the_run(status: RunStatus | None, life: Life, now: float) -> str:
     return f"A run goes on: {called}, begun {since}{quiet}."
 
 
-def _of_the_last(holdings: Holdings | None) -> str:
+def _of_the_last(look: Look) -> str:
     """Say of the last run what the journal alone knows."""
-    last = holdings.last_run if holdings is not None else None
+    last = look.holdings.last_run if look.holdings is not None else None
+    if last is None and look.journal is JournalState.LEFT_OPEN:
+        return "The last run was killed; what it left is too much to be copied, and is read again after the next run."
     if last is None:
         return "Nothing is known of any run."
     if last.ended is None:
@@ -153,7 +155,7 @@ def _held_table(holdings: Holdings) -> Iterator[str]:
     if None in {missing_of(holdings, name) for name in parts_of(holdings)}:
         sums[0] = sums[2] = "?"
     rows.append(("all", *sums, size_text(total[4]), ""))
-    yield from columns(rows)
+    yield from columns_of(rows)
 
 
 def _progress_table(parts: tuple[PartProgress, ...]) -> Iterator[str]:
@@ -169,7 +171,7 @@ def _progress_table(parts: tuple[PartProgress, ...]) -> Iterator[str]:
         )
         for part in parts
     ]
-    yield from columns(rows)
+    yield from columns_of(rows)
 
 
 def _details(holdings: Holdings, look: Look) -> Iterator[str]:
