@@ -22,6 +22,8 @@ exclude_patterns = ["man"]
 
 myst_heading_anchors = 3
 myst_enable_extensions = ["colon_fence"]
+default_role = "code"  # As docstrings mean a single backtick.
+smartquotes = False  # An option begins with two hyphens.
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 autodoc_member_order = "bysource"
