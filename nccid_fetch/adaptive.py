@@ -89,6 +89,9 @@ class GivenLimit:
             self._came = 0
             self.limit += 1
 
+    def disturbed(self, now: float) -> None:
+        """Take note of an object that had to wait, which says nothing against the number that was given."""
+
     def throttled(self, now: float) -> None:
         """Take note of having been told to slow down; see `AdaptiveLimit.throttled`."""
         if now < self._told_until:

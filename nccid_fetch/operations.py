@@ -125,7 +125,7 @@ async def _fetch(
             stack.enter_context(closing(journal))
         _make_ready(destination, journal, settings, report)
         stack.callback(_clear_quietly, destination)
-        if plan_file is None and not settings.include and not settings.exclude:
+        if plan_file is None and settings.wants_all:
             report(LastListed({part: listed for part, listed in journal.listed().items() if part in parts}))
         prefixes = [warehouse.part_prefix(source.group, part) for part in parts]
         stack.enter_context(journal.run(command, prefixes, settings.durability))

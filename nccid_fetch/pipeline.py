@@ -124,7 +124,7 @@ class _Limit:
 
     def fetched(self, size: int, began: float) -> None:
         tools = self._tools
-        if isinstance(self._rule, AdaptiveLimit) and began <= tools.waited_at:
+        if self._of is None and began <= tools.waited_at:
             self._rule.disturbed(tools.clock.now())
             return
         self._rule.finished(size, began, tools.clock.now(), tools.slots.in_flight)

@@ -221,6 +221,11 @@ class Settings:
         return self.max_bytes is not None or self.max_patients is not None
 
     @property
+    def wants_all(self) -> bool:
+        """Whether the run is about all that its parts have."""
+        return not (self.include or self.exclude or self.takes_whole_patients)
+
+    @property
     def file_mode(self) -> int:
         """The mode of files, whatever the umask."""
         return 0o640 if self.group_readable else 0o600

@@ -169,6 +169,7 @@ class Tally:
                 self.limit = event
             case Stopped():
                 self.stopped = event
+                self.stopping = f"{event.by}: {event.message}"
             case RateSet(bytes_per_second):
                 self.rate_limit = bytes_per_second
             case PartsKnown(parts, states, named):

@@ -25,23 +25,31 @@ from nccid_fetch.errors import Reason
 from nccid_fetch.events import (
     Adopted,
     Committed,
+    Committing,
+    DestinationOpened,
     Event,
     Failed,
     Fetched,
+    Hashed,
     Held,
+    LastListed,
     LimitSet,
     ListingEnded,
     ListingRetrying,
     PagePlanned,
     PartsKnown,
+    RateSet,
     Received,
     Released,
     RemoteFound,
     Retrying,
+    RoomFound,
     RoomShort,
+    Stopped,
+    StoppedBy,
     Wait,
 )
-from nccid_fetch.model import ETag, Fetch, PartState, RemoteObject, Skip, VerifiedBy, Why
+from nccid_fetch.model import ETag, Fetch, Listed, PartState, RemoteObject, Skip, VerifiedBy, Why
 from nccid_fetch.summary import Tally
 
 from .catalogue import fault
@@ -57,10 +65,17 @@ EVENTS: tuple[Event, ...] = (
     ListingRetrying("training/ct/", "no", 0.5, throttled=False),
     Received(7),
     Retrying(REMOTE, 1, "no", 0.5, throttled=True),
-    Held(Wait.ENDPOINT, "no", 1.0, 2.0, 3.0),
+    Held(Wait.WINDOW, "no", 1.0, 2.0, 3.0, datetime(2026, 11, 22, 19, tzinfo=UTC)),
     Released(Wait.ENDPOINT, 4.0),
     LimitSet(3, 4),
+    DestinationOpened(),
+    LastListed({"ct": Listed(5, 35, "2026-11-20T03:00:00Z", is_whole=True)}),
+    RateSet(5_000_000),
+    RoomFound(3, None),
     RemoteFound("nfs"),
+    Hashed(7),
+    Committing(4, 60),
+    Stopped(StoppedBy.MAX_BYTES, "no"),
     RoomShort(1, 2, 3, None),
     Committed(
         [
@@ -357,7 +372,7 @@ def test_there_is_an_example_of_every_event() -> None:
     """So that no new one goes undescribed."""
     assert {type(event) for event in EVENTS} == set(get_args(Event))
     silent = [name_of(type(event)) for event in EVENTS if not list(lines_of(event, 0))]
-    assert silent == ["received"]
+    assert silent == ["received", "hashed"]
 
 
 def test_a_file_of_events_begins_with_its_schema_is_appended_to_and_is_for_its_owner_alone(tmp_path: Path) -> None:
@@ -445,7 +460,7 @@ def test_prometheus_reads_the_numbers_of_a_run(metrics: Metrics, tmp_path: Path)
     assert ended["listing_complete"] == {("ct",): 1.0, ("mri",): 1.0}
     assert (ended["retries_total"], ended["throttled_total"]) == ({(): 1.0}, {(): 1.0})
     assert (ended["received_bytes_total"], ended["in_flight_limit"]) == ({(): 7.0}, {(): 3.0})
-    assert ended["held"] == {("endpoint",): 0.0, ("credentials",): 0.0, ("slowed",): 0.0}
+    assert ended["held"] == {("endpoint",): 0.0, ("credentials",): 0.0, ("slowed",): 0.0, ("window",): 0.0}
 
 
 def test_the_numbers_are_written_every_few_seconds_and_say_what_is_waited_for(metrics: Metrics, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """The end of a run in words, fit to be pasted into an e-mail: what came, how it was proved, what did not come, what to do.
 
-The first line says it all. What follows keeps to 78 columns, but for the user's own paths and the bucket's keys.
+The first line says it all. What follows keeps to 78 columns_of, but for the user's own paths and the bucket's keys.
 """
 
 import errno
@@ -14,7 +14,7 @@ from nccid_fetch.keys import printable
 from nccid_fetch.model import PartState, VerifiedBy
 from nccid_fetch.summary import REFUSALS, Count, PartTally, Summary, Tally
 
-from .output import PROOFS, columns, objects_text, size_text, time_text
+from .output import PROOFS, columns_of, objects_text, size_text, time_text
 
 KEYS_SHOWN = 3
 """Of each reason; the journal has them all."""
@@ -54,7 +54,7 @@ def summary_text(summary: Summary, command_line: str) -> str:
         summary: The end of the run.
         command_line: What was typed, so that it can be typed again.
     """
-    sections = [[headline(summary)], list(_circumstances(summary)), list(columns(_table(summary)))]
+    sections = [[headline(summary)], list(_circumstances(summary)), list(columns_of(_table(summary)))]
     sections += [list(_plan(summary) if summary.planned else _account(summary))]
     sections += [list(_failures(summary.tally)), list(_next(summary, command_line))]
     return "\n\n".join("\n".join(section) for section in sections if section)
@@ -121,7 +121,7 @@ def _table(summary: Summary) -> list[tuple[str, ...]]:
     counted = {name: numbers(part) for name, part in parts.items()}
     totals = {column: sum(row[column] for row in counted.values()) for column in numbers(PartTally())}
     columns = [column for number, column in enumerate(totals) if totals[column] or not number]
-    rows: list[tuple[str, ...]] = [("part", "objects", "bytes", *columns, "state")]
+    rows: list[tuple[str, ...]] = [("part", "objects", "bytes", *columns_of, "state")]
     rows += [
         (
             name,

@@ -266,14 +266,20 @@ def config(values: options.Values) -> None:
     nccid-fetch completion fish > ~/.config/fish/completions/nccid-fetch.fish
     """,
 )
-@options.takes({"shell": (flags.ShellName, Parameter.empty)}, {"debug": options.OUTPUT["debug"]})
+@options.takes({"shell": (flags.ShellName, Parameter.empty)}, options.OUTPUT)
 def completion_script(values: options.Values) -> None:
     """Print the completion script of a shell.
 
     With it, the tab key completes commands, options, parts, profiles and files.
     """
     with _ending(values):
-        completion.print_script(values["shell"])
+        script = completion.script(values["shell"])
+        if values["format_"] is flags.Format.JSON:
+            from .output import print_json  # noqa: PLC0415
+
+            print_json({"schema": "nccid-fetch/completion/1", "script": script, "exit_code": 0})
+        else:
+            print(script, flush=True)
 
 
 @_command(

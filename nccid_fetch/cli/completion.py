@@ -4,7 +4,6 @@ A shell calls the program for every press of the tab key, so nothing is loaded f
 """
 
 import os
-import sys
 from enum import StrEnum
 
 import typer
@@ -32,12 +31,11 @@ def prepare() -> None:
         completion_init()
 
 
-def print_script(shell: Shell) -> None:
-    """Write what a shell has to be told."""
+def script(shell: Shell) -> str:
+    """Return what a shell has to be told."""
     from typer._completion_shared import get_completion_script  # noqa: PLC0415 - for this alone.
 
-    print(get_completion_script(prog_name=PROGRAM, complete_var=VARIABLE, shell=shell))
-    sys.stdout.flush()
+    return get_completion_script(prog_name=PROGRAM, complete_var=VARIABLE, shell=shell)
 
 
 def parts(context: typer.Context) -> list[str]:

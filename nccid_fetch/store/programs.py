@@ -1,7 +1,11 @@
 """Programs that give credentials: one that nobody waits for any more is ended, and not left to hang behind our back."""
 
 import asyncio
+from contextlib import suppress
 from typing import Any
+
+ENDED_SECONDS = 1.0
+"""A program that was killed is gone by then."""
 
 
 async def start(*command: str, **options: Any) -> "Program":  # noqa: ANN401 - passes on what it is given.
@@ -38,6 +42,8 @@ class Program:
         try:
             return await self._process.communicate()
         except asyncio.CancelledError:
-            if self._process.returncode is None:
-                self._process.kill()
+            self._process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001 - ends it, and closes its pipes.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(ENDED_SECONDS):
+                    await self._process.wait()
             raise

@@ -47,8 +47,6 @@ ASK_SECONDS = 10.0
 minutes, one after the other, where nothing newer is had."""
 RENEWAL_SECONDS = 120.0
 """Whoever gives credentials has so long: a program may wait for somebody who is not there, and the run with it, for ever."""
-ENDED_SECONDS = 1.0
-"""A program that was killed is gone by then."""
 _CREDENTIAL_FAILURES = (
     *(BotoCoreError, ClientError, OSError, ValueError),
     *(AttributeError, LookupError, RuntimeError, TypeError),

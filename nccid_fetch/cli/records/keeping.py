@@ -57,8 +57,8 @@ class Records:
         self.summary: Summary | None = None
         self._values = values
         self._command = str(values["context"].info_name)
-        self._spoken = Format(values.get("format_", Format.AUTO))
-        self._events_in_stdout = values.get("events") == _STDOUT
+        self._spoken = Format(values["format_"])
+        self._events_in_stdout = values["events"] == _STDOUT
         self._log: Log | None = None
         self._last_words: list[str] = []
         self._hearing = ExitStack()
@@ -80,7 +80,7 @@ class Records:
         source = {name: values.get(name) for name in ("bucket", "group")}
         dest = None if values.get("dest") is None else str(values["dest"])
         facts = {"version": __version__, **source, "dest": dest}
-        if values.get("log_file") is not None:
+        if values["log_file"] is not None:
             from .log import Log  # noqa: PLC0415 - here and below: most commands keep none of it.
 
             log = Log(values["log_file"], values["log_format"], on_failure=_saying("--log-file", values["log_file"]))
@@ -93,7 +93,7 @@ class Records:
             self._log = log
         if self._events_in_stdout and command not in _RUNS:
             raise UsageError(f"--events - would mix with what {command} writes to stdout", hint="name a file or a pipe")
-        if values.get("events") is not None:
+        if values["events"] is not None:
             from .stream import EventStream  # noqa: PLC0415
 
             self.events = EventStream(values["events"], on_failure=_saying("--events", values["events"]))

@@ -10,7 +10,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from nccid_fetch.events import Adopted, Committed, Event, Failed, Fetched, Outcome, PagePlanned, Received
+from nccid_fetch.events import (
+    Adopted,
+    Committed,
+    Event,
+    Failed,
+    Fetched,
+    Hashed,
+    LastListed,
+    Outcome,
+    PagePlanned,
+    Received,
+)
 from nccid_fetch.model import Check, Fetch, Refuse, RemoteObject, Skip
 from nccid_fetch.summary import Summary
 
@@ -34,8 +45,10 @@ def lines_of(event: Event, received_bytes: int) -> Lines:
         received_bytes: How many came until then.
     """
     match event:
-        case Received():
+        case Received() | Hashed():
             return
+        case LastListed(parts):
+            yield {"event": "last_listed", "parts": {part: listed._asdict() for part, listed in parts.items()}}
         case PagePlanned(part, decisions, known_by_size):
             line: dict[str, Any] = {"event": "page_planned", "part": part}
             for kind, action in _ACTIONS.items():
@@ -60,6 +73,8 @@ def _plain(facts: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for name, fact in facts.items():
         if isinstance(fact, RemoteObject):
             yield "key", fact.key
+        elif isinstance(fact, datetime):
+            yield name, stamp(fact.astimezone(UTC))
         elif name != "since":  # On a clock that means nothing outside.
             yield name, fact
 
