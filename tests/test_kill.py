@@ -212,7 +212,7 @@ def test_a_run_says_how_far_it_is_and_turns_its_limit_off_and_on_when_it_is_aske
     code, summary, _ = child.said()
     assert (code, summary["fetched"]["objects"]) == (0, OBJECTS)
     assert f"of {OBJECTS} objects" in said[0]
-    assert "limited to 50.0 MB/s (--bwlimit)" in said[0]
+    assert "(limit 50.0 MB/s)" in said[0]
     assert said[1:] == [
         "SIGUSR2: --bwlimit is off until the next SIGUSR2\n",
         "SIGUSR2: --bwlimit is on again; now it is 50.0 MB/s\n",

@@ -317,7 +317,7 @@ def test_the_log_hears_of_everything_and_stderr_of_what_it_is_to_have(capsys: py
             narrator(event)
         return [re.split(r"[: ]", line)[0] for line in capsys.readouterr().err.splitlines()]
 
-    told = ["retry", "retry", "waiting", "going", "slowed", "gone", "conflict"]
+    told = ["retry", "retry", "waiting", "going", "slowed", "gone", "conflict", "stopping,"]
     assert said(verbose=False, quiet=True) == []
     assert said(verbose=False, quiet=False) == ["note", "warning"]
     assert sorted(said(verbose=True, quiet=True)) == sorted(told)

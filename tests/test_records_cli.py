@@ -69,6 +69,10 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+ARGUMENTS = {"get": ["ct"], "completion": ["bash"]}
+"""What commands need."""
+
+
 def messages(path: Path) -> list[str]:
     """A log in text, without times and processes."""
     return [" ".join(line.split()[2:]) for line in path.read_text().splitlines()]
@@ -254,7 +258,7 @@ def test_a_reader_of_events_that_goes_away_does_not_end_the_run(s3: ScriptedS3, 
 
 @pytest.mark.parametrize("name", sorted(commands().keys() - {"all", "get", "plan"}))
 def test_a_command_with_data_of_its_own_on_stdout_has_no_events_there(cli: Cli, name: str) -> None:
-    ended = cli(name, "--events", "-")
+    ended = cli(name, "--events", "-", *ARGUMENTS.get(name, ()))
     assert (ended.code, ended.out) == (2, "")
     assert "--events -" in ended.err
 
@@ -277,7 +281,7 @@ def test_with_json_there_is_one_object_on_stdout_even_where_the_command_is_at_fa
         raise ZeroDivisionError("of all things")
 
     monkeypatch.setattr("nccid_fetch.cli.records.keeping.Records.open", broken)
-    ended = cli(name, "--format", "json", *(["ct"] if name == "get" else []))
+    ended = cli(name, "--format", "json", *ARGUMENTS.get(name, ()))
     told = json.loads(ended.out)
     assert (ended.code, told["command"], told["exit_code"]) == (1, name, 1)
     assert told["schema"] == "nccid-fetch/ended/1"

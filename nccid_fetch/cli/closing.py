@@ -121,7 +121,7 @@ def _table(summary: Summary) -> list[tuple[str, ...]]:
     counted = {name: numbers(part) for name, part in parts.items()}
     totals = {column: sum(row[column] for row in counted.values()) for column in numbers(PartTally())}
     columns = [column for number, column in enumerate(totals) if totals[column] or not number]
-    rows: list[tuple[str, ...]] = [("part", "objects", "bytes", *columns_of, "state")]
+    rows: list[tuple[str, ...]] = [("part", "objects", "bytes", *columns, "state")]
     rows += [
         (
             name,
