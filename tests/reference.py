@@ -54,12 +54,10 @@ def journal() -> str:
 
 
 def _command(name: str, command: Any) -> Iterator[str]:
-    first, *rest = [
-        text for text in f"{cleandoc(command.help)}\n\n{command.epilog or ''}".split("\n\n") if text.strip()
-    ]
-    yield from (f"### {name}", "", first, "", "```text", f"nccid-fetch {name} {man.arguments(command)}", "```", "")
-    for paragraph in rest:
-        yield from ("```text", cleandoc(paragraph), "```", "") if "nccid-fetch " in paragraph else (paragraph, "")
+    yield from (f"### {name}", "", f"`nccid-fetch {name} {man.arguments(command)}`", "")
+    for paragraph in cleandoc(command.help).split("\n\n"):
+        yield from (" ".join(paragraph.split()), "")
+    yield from ("```text", cleandoc(command.epilog), "```", "")
 
 
 def _options_by_panel() -> Iterator[str]:
@@ -69,13 +67,25 @@ def _options_by_panel() -> Iterator[str]:
             if flags := _flags(parameter):
                 panels[panel_of(parameter)].setdefault(flags[0], (parameter, []))[1].append(name)
     for title, panel in panels.items():
-        yield from (f"### {title}", "", "| Option | Variable | Commands | |", "|---|---|---|---|")
+        yield from (f"### {title}", "", "| Option | Commands | |", "|---|---|---|")
         for _, (parameter, users) in sorted(panel.items()):
-            variables = parameter.envvar or []
-            names = ", ".join(f"`{each}`" for each in ([variables] if isinstance(variables, str) else variables))
             taken = f"`{', '.join(_flags(parameter))}{_value(parameter)}`"
-            yield f"| {taken} | {names} | {_users(users)} | {_told(parameter)} |"
+            yield f"| {taken} | {_users(users)} | {_told(parameter)}{_variables(parameter)} |"
         yield ""
+
+
+def variable(flag: str) -> str:
+    """Return the variable that an option has by the rule."""
+    return f"NCCID_FETCH_{flag.lstrip('-').replace('-', '_').upper()}"
+
+
+def _variables(parameter: Any) -> str:
+    """Say what an option's variables are where they are not those of the rule."""
+    found = [parameter.envvar] if isinstance(parameter.envvar, str) else parameter.envvar or []
+    if not found:
+        return " Only as a flag."
+    others = [f"`{name}`" for name in found if name != variable(_flags(parameter)[0])]
+    return f" As a variable also {', '.join(others)}." if others else ""
 
 
 def _users(names: list[str]) -> str:

@@ -74,7 +74,7 @@ def test_every_sentence_that_users_are_told_to_expect_is_one_that_the_code_says(
     trees = [ast.parse(path.read_text()) for path in ROOT.glob("nccid_fetch/**/*.py")]
     nodes = chain.from_iterable(ast.walk(tree) for tree in trees)
     said = [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
-    quoted = re.findall(r"^> (?:[a-z_]+: )?(.*)$", WHAT_HAPPENS, re.MULTILINE)
+    quoted = re.findall(r"^> (?:[a-z_]+: )?(.*?)\\?$", WHAT_HAPPENS, re.MULTILINE)
     assert len(quoted) > 40
     for fragment in chain.from_iterable(sentence.split("\N{HORIZONTAL ELLIPSIS}") for sentence in quoted):
         words = fragment.strip(" :;,()")
