@@ -36,13 +36,14 @@ from pathlib import Path
 from typing import Any
 
 from .forks import client
+from .reference import COMMAND_LINE
 
 ROOT = Path(__file__).parent.parent
 PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
     ROOT / "benchmarks" / "README.md",
-    *sorted(ROOT.glob("docs/**/*.md")),
+    *sorted(set(ROOT.glob("docs/**/*.md")) - {COMMAND_LINE}),  # The examples of its help are parsed by other tests.
 ]
 _FENCE = re.compile(r"^```(.*?)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILES = {"toml", "ini", "bash", "crontab"}
@@ -194,12 +195,8 @@ class Sandbox:
         path = self.folder / "record"
         return path.read_text() if path.exists() else ""
 
-    def do(self, block: Block, *, only_put: bool = False) -> None:
+    def do(self, block: Block) -> None:
         """Do what a block says, or compare it with what was done.
-
-        Args:
-            block: The block.
-            only_put: Of a file, only put it where it belongs.
 
         Raises:
             AssertionError: It did not go as the document says.
@@ -217,7 +214,7 @@ class Sandbox:
             case "json":
                 _parse(block.text)
             case kind if kind in FILES:
-                self._file(block, only_put=only_put)
+                self._file(block)
             case kind:
                 assert kind.startswith("{"), f"{block}: nobody knows what is to be done with it"
 
@@ -272,17 +269,17 @@ class Sandbox:
                 exec(code, self._names)
         self._printed = printed.getvalue().replace(f"{self.folder}/data", "/data")
 
-    def _file(self, block: Block, *, only_put: bool) -> None:
+    def _file(self, block: Block) -> None:
         name = file_of(block)
         if block.kind == "crontab":
-            self._crontab(block, only_put=only_put)
+            self._crontab(block)
             return
         path = self._home(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(self._here(block.text))
         if block.kind == "toml":
             tomllib.loads(block.text)
-            if path.name == "config.toml" and not only_put:
+            if path.name == "config.toml":
                 self.run("nccid-fetch config >/dev/null")
                 assert self._code == 0, f"{block}: {self._printed}"
         if block.kind == "ini":
@@ -291,18 +288,16 @@ class Sandbox:
             unit.read_string(self._here(block.text))
             if unit.has_option("Service", "ExecStart"):
                 command = unit["Service"]["ExecStart"].replace("%h", "$HOME")
-                if not only_put:
-                    self._outside(block, command)
+                self._outside(block, command)
 
-    def _crontab(self, block: Block, *, only_put: bool) -> None:
+    def _crontab(self, block: Block) -> None:
         for line in block.text.splitlines():
             if not line or line.startswith("#"):
                 continue
             found = _CRON.fullmatch(line)
             assert found, f"{block}: {line}"
             assert not re.search(r"(?<!\\)%", line), f"{block}: cron takes a % for the end of the line"
-            if not only_put:
-                self._outside(block, found["command"].replace("\\%", "%"))
+            self._outside(block, found["command"].replace("\\%", "%"))
 
     def _outside(self, block: Block, command: str) -> None:
         """Run what cron or systemd would run: no shell of the reader, hardly an environment."""

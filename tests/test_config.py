@@ -18,6 +18,7 @@ from nccid_fetch.cli.configfile import settable
 from nccid_fetch.cli.main import main
 
 from . import snapshots
+from .catalogue import fault
 
 Ended = tuple[int, str, str]
 Cli = Callable[..., Ended]
@@ -184,6 +185,7 @@ def test_what_a_file_cannot_say_is_2_and_names_file_key_and_what_would_be_right(
     snapshots.check("errors/configuration", "\n".join(shown))
 
 
+@fault(119)
 @pytest.mark.parametrize("mode", [0o620, 0o602, 0o666])
 def test_a_file_that_others_may_write_to_is_refused(cli: Cli, write: Write, mode: int) -> None:
     path = write("strict = true\n")
