@@ -33,6 +33,7 @@ from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 from .forks import client
@@ -45,7 +46,8 @@ PAGES = [
     ROOT / "benchmarks" / "README.md",
     *sorted(set(ROOT.glob("docs/**/*.md")) - {COMMAND_LINE}),  # The examples of its help are parsed by other tests.
 ]
-_FENCE = re.compile(r"^```(.*?)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(r"^( *)```(.*?)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+"""Also one in an item of a list, which is indented."""
 FILES = {"toml", "ini", "bash", "crontab"}
 _CRON = re.compile(r"(?:[\d*/,-]+\s+){4}[\w*/,-]+\s+(?P<command>.*)")
 _RECORD = 'echo "${0##*/} $*" >>"$RECORD"\n'
@@ -110,7 +112,11 @@ def blocks(page: Path) -> list[Block]:
     text = page.read_text()
     return [
         Block(
-            page, text.count("\n", 0, found.start()) + 1, found[1].strip(), found[2], _paragraph(text[: found.start()])
+            page,
+            text.count("\n", 0, found.start()) + 1,
+            found[2].strip(),
+            dedent(found[3]),
+            _paragraph(text[: found.start()]),
         )
         for found in _FENCE.finditer(text)
     ]
