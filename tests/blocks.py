@@ -13,7 +13,7 @@ What is done with a block depends on its first line:
                         unit the command is run with the environment that systemd gives, and so is each line of a crontab with cron's
     {...}               a directive of Sphinx, which is checked by building the site
 
-The sandbox has a home folder and a warehouse; /data and /var/log stand for folders in it. What a machine may not have, or a test must not do, is
+The sandbox has a home folder and a warehouse, and it is ten at night there; /data and /var/log stand for folders in it. What a machine may not have, or a test must not do, is
 played by a stub: `_STUBS` says what each does and that is all they do.
 """
 
@@ -32,6 +32,7 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -124,6 +125,15 @@ def blocks(page: Path) -> list[Block]:
 
 def _paragraph(text: str) -> str:
     return text.rstrip().rpartition("\n\n")[2]
+
+
+def night(now: datetime) -> str:
+    """Return the time zone in which it is between ten and eleven at night.
+
+    >>> night(datetime(2026, 11, 22, 9, 30, tzinfo=UTC))
+    'NIGHT+11'
+    """
+    return f"NIGHT{(now.hour - 22 + 11) % 24 - 11:+}"
 
 
 def file_of(block: Block) -> str:
@@ -318,6 +328,7 @@ class Sandbox:
             "LANG": "C.UTF-8",
             "PATH": os.pathsep.join(path),
             "RECORD": str(self.folder / "record"),
+            "TZ": night(datetime.now(UTC)),
             "AWS_EC2_METADATA_DISABLED": "true",
         }
 
