@@ -13,7 +13,7 @@ What is done with a block depends on its first line:
                         unit the command is run with the environment that systemd gives, and so is each line of a crontab with cron's
     {...}               a directive of Sphinx, which is checked by building the site
 
-The sandbox has a home folder and a warehouse; /data and /var/log stand for folders in it. What a machine may not have, or a test must not do, is
+The sandbox has a home folder and a warehouse, and it is ten at night there; /data and /var/log stand for folders in it. What a machine may not have, or a test must not do, is
 played by a stub: `_STUBS` says what each does and that is all they do.
 """
 
@@ -32,7 +32,9 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 from .forks import client
@@ -45,7 +47,8 @@ PAGES = [
     ROOT / "benchmarks" / "README.md",
     *sorted(set(ROOT.glob("docs/**/*.md")) - {COMMAND_LINE}),  # The examples of its help are parsed by other tests.
 ]
-_FENCE = re.compile(r"^```(.*?)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(r"^( *)```(.*?)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+"""Also one in an item of a list, which is indented."""
 FILES = {"toml", "ini", "bash", "crontab"}
 _CRON = re.compile(r"(?:[\d*/,-]+\s+){4}[\w*/,-]+\s+(?P<command>.*)")
 _RECORD = 'echo "${0##*/} $*" >>"$RECORD"\n'
@@ -110,7 +113,11 @@ def blocks(page: Path) -> list[Block]:
     text = page.read_text()
     return [
         Block(
-            page, text.count("\n", 0, found.start()) + 1, found[1].strip(), found[2], _paragraph(text[: found.start()])
+            page,
+            text.count("\n", 0, found.start()) + 1,
+            found[2].strip(),
+            dedent(found[3]),
+            _paragraph(text[: found.start()]),
         )
         for found in _FENCE.finditer(text)
     ]
@@ -118,6 +125,15 @@ def blocks(page: Path) -> list[Block]:
 
 def _paragraph(text: str) -> str:
     return text.rstrip().rpartition("\n\n")[2]
+
+
+def night(now: datetime) -> str:
+    """Return the time zone in which it is between ten and eleven at night.
+
+    >>> night(datetime(2026, 11, 22, 9, 30, tzinfo=UTC))
+    'NIGHT+11'
+    """
+    return f"NIGHT{(now.hour - 22 + 11) % 24 - 11:+}"
 
 
 def file_of(block: Block) -> str:
@@ -312,6 +328,7 @@ class Sandbox:
             "LANG": "C.UTF-8",
             "PATH": os.pathsep.join(path),
             "RECORD": str(self.folder / "record"),
+            "TZ": night(datetime.now(UTC)),
             "AWS_EC2_METADATA_DISABLED": "true",
         }
 

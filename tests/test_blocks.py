@@ -76,7 +76,7 @@ def test_every_block_does_what_its_page_says(
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_command_and_option_that_a_page_speaks_of_exists(page: Path) -> None:
-    prose = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    prose = re.sub(r"^( *)```.*?^\1```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     if page.name in OF_OTHERS:
         prose = "".join(re.findall(r"([^|]*)\|$", prose, re.MULTILINE))  # The last column is ours.
     spoken: set[str] = set()
@@ -85,3 +85,8 @@ def test_every_command_and_option_that_a_page_speaks_of_exists(page: Path) -> No
     for block in blocks(page):
         spoken |= mentioned(block.text.replace("$ nccid", "nccid")) if block.kind in SHELLS else set()
     assert spoken - known() <= FOREIGN
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_fence_is_overlooked(page: Path) -> None:
+    assert len(re.findall(r"^ *(?:```|~~~)", page.read_text(), re.MULTILINE)) == 2 * len(blocks(page))
