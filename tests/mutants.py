@@ -681,7 +681,7 @@ GUARDS = (
         "admission.py",
         "if not self._heads or self._brake.is_halted:",
         "if not self._heads:",
-        "test_stopping.py::test_with_the_first_failure_nothing_more_is_begun_and_what_is_in_flight_finishes",
+        "test_admission.py::test_when_the_run_is_halted_nothing_is_taken_any_more",
     ),
     Guard(
         "a patient's turn is when all parts have listed past it",
