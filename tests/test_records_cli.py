@@ -178,9 +178,11 @@ def test_no_key_forges_a_line_of_the_log(cli: Cli, s3: ScriptedS3, kept: Path, f
 
 
 @fault(116)
-def test_a_password_in_an_endpoint_is_in_no_record(cli: Cli, kept: Path) -> None:
+@pytest.mark.parametrize("password", ["hunter2", "@hunter2", "/hunter2", "a@b/hunter2"])
+def test_a_password_in_an_endpoint_is_in_no_record(cli: Cli, kept: Path, password: str) -> None:
     records = ("--log-file", kept / "log", "--events", kept / "events", "--metrics", kept / "m.prom")
-    assert cli("all", "--dest", kept / "dest", "--endpoint-url", "http://name:hunter2@127.0.0.1:1", *records).code == 2
+    url = f"http://name:{password}@127.0.0.1:1"
+    assert cli("all", "--dest", kept / "dest", "--endpoint-url", url, *records).code == 2
     assert "***@127.0.0.1:1" in (kept / "log").read_text()
     assert not [path for path in kept.iterdir() if "hunter2" in path.read_text()]
 
