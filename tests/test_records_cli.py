@@ -214,6 +214,29 @@ def test_a_record_that_cannot_be_gone_on_with_is_a_warning_and_never_the_end(
     assert (kept / "dest/ct/Covid0000/1/2/a.dcm").read_bytes() == b"image"
 
 
+def test_a_reader_of_the_log_that_looks_away_does_not_hold_up_the_end_of_the_process(kept: Path) -> None:
+    os.mkfifo(kept / "log")
+    reader = os.open(kept / "log", os.O_RDONLY | os.O_NONBLOCK)
+    code = """
+import sys
+from pathlib import Path
+from nccid_fetch.cli.flags import LogFormat
+from nccid_fetch.cli.records.log import Log
+log = Log(Path(sys.argv[1]), LogFormat.TEXT, on_failure=print)
+log.write("info", "x" * 1_000_000)
+sys.stdin.read()
+log.close(0.0)
+"""
+    writer = subprocess.Popen([sys.executable, "-c", code, str(kept / "log")], stdin=subprocess.PIPE)
+    select.select([reader], [], [])  # It is in the middle of it.
+    try:
+        writer.communicate(timeout=60)
+    finally:
+        writer.kill()
+        os.close(reader)
+    assert writer.returncode == 0
+
+
 def test_metrics_that_cannot_be_gone_on_with_are_a_warning_too(cli: Cli, s3: ScriptedS3, kept: Path) -> None:
     gone = kept / "gone"
     gone.mkdir()
