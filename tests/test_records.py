@@ -499,7 +499,7 @@ def test_whoever_collects_metrics_may_read_them_and_finds_no_object_and_no_half_
 
 @pytest.mark.parametrize("kind", ["pipe", "folder", "nothing"])
 def test_metrics_replace_nothing_but_files(tmp_path: Path, kind: str) -> None:
-    path = Path("") if kind == "nothing" else tmp_path / "m.prom"
+    path = Path() if kind == "nothing" else tmp_path / "m.prom"
     if kind == "pipe":
         os.mkfifo(path)
     elif kind == "folder":
