@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ import pytest
 from nccid_fetch.cli.main import main
 from nccid_fetch.clock import Clock
 from nccid_fetch.destination import folds_names
+from nccid_fetch.doctor import premises
 from nccid_fetch.doctor.examination import examine
 from nccid_fetch.journal import Journal
 from nccid_fetch.model import Space
@@ -30,7 +32,7 @@ from nccid_fetch.warehouse import BUCKET, PARTS
 from . import snapshots
 from .conftest import run
 from .servers.rclone import RcloneS3
-from .servers.scripted import Page, Redirect, ScriptedS3, Stall, Status
+from .servers.scripted import Do, Page, Redirect, ScriptedS3, Stall, Status
 from .servers.tls import Relay, self_signed
 
 PLENTY = Space(4_000_000_000_000, None)
@@ -68,7 +70,8 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     monkeypatch.setattr("nccid_fetch.doctor.premises.remote_name", lambda _: None)
     monkeypatch.setattr("nccid_fetch.doctor.premises.folds_names", lambda _: False)
     monkeypatch.setattr("nccid_fetch.cli.doctor.raise_descriptor_limit", lambda: 8192)
-    for bound in ("ANSWER_SECONDS", "CREDENTIALS_SECONDS", "DISK_SECONDS"):  # A machine may be busy with other work.
+    # A machine may be busy with other work.
+    for bound in ("ANSWER_SECONDS", "CREDENTIALS_SECONDS", "ACCESS_SECONDS", "DISK_SECONDS"):
         monkeypatch.setattr(f"nccid_fetch.doctor.examination.{bound}", 100.0)
 
     def run(*arguments: object) -> Ended:
@@ -422,7 +425,7 @@ def test_an_endpoint_that_is_no_s3_is_5_and_its_clock_is_nobodys(
     s3.script("list", answer, count=None)
     ended = cli("doctor", "--dest", dest, "--format", "json")
     assert ended.code == 5
-    assert ended.finding("endpoint")["command"] == f"curl --head {s3.endpoint_url}/{BUCKET}"
+    assert ended.finding("endpoint")["command"] == f"curl --head --max-time 20 {s3.endpoint_url}/{BUCKET}"
     assert "clock" not in {finding["what"] for finding in ended.json["findings"]}
 
 
@@ -434,14 +437,27 @@ def test_an_endpoint_that_is_not_there_is_said_at_once(cli: Cli, s3: ScriptedS3,
     assert ended.finding("folder")["state"] == "ok"
 
 
+@pytest.mark.parametrize("bound", ["ANSWER_SECONDS", "ACCESS_SECONDS"])
 def test_an_endpoint_that_says_nothing_is_not_waited_for(
-    cli: Cli, s3: ScriptedS3, dest: Path, monkeypatch: pytest.MonkeyPatch
+    cli: Cli, s3: ScriptedS3, dest: Path, monkeypatch: pytest.MonkeyPatch, bound: str
 ) -> None:
-    monkeypatch.setattr("nccid_fetch.doctor.examination.ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(f"nccid_fetch.doctor.examination.{bound}", 0.2)
     s3.script("list", Stall(), count=None)
     ended = cli("doctor", "--dest", dest, "--format", "json")
     assert ended.code == 5
     assert "endpoint" in {finding["what"] for finding in ended.json["findings"] if finding["state"] == "problem"}
+
+
+def test_a_disk_that_takes_its_time_is_looked_at_meanwhile(
+    cli: Cli, s3: ScriptedS3, dest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_looked_at, seen = threading.Event(), []
+    monkeypatch.setattr(
+        "nccid_fetch.doctor.examination.look_at", lambda dest: (is_looked_at.set(), premises.look_at(dest))[1]
+    )
+    s3.script("list", Do(lambda: seen.append(is_looked_at.wait(10))), key="training/")
+    assert cli("doctor", "--dest", dest).code == 0
+    assert seen == [True]
 
 
 def test_an_endpoint_that_asks_for_time_is_not_given_it(s3: ScriptedS3, dest: Path) -> None:

@@ -34,7 +34,8 @@ _SIGNALLED = 128
 _STDOUT = Path("-")
 _UNSAID = {"--on-finish": "(given)"}
 """Options whose values are not repeated: a command may have the address of a chat in it, which is a password."""
-_PASSWORD = re.compile(r"(?<=//)[^/@\s]*@")
+_PASSWORD = re.compile(r"(?<=//)\S*@")
+"""Up to the last @: what is none of a URL, as a password with one of its own, is written down before it is refused."""
 _RUNS = ("all", "get", "plan")
 """The commands whose stdout has nothing but the summary, so that events may take its place."""
 
