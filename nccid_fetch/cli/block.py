@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from nccid_fetch.keys import printable
 from nccid_fetch.progress import PartProgress, Progress
+from nccid_fetch.units import size_text, time_text
 
-from .output import size_text, time_text, waiting_text
+from .output import waiting_text
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
