@@ -20,6 +20,7 @@ import pytest
 
 from nccid_fetch.cli.main import main
 from nccid_fetch.clock import Clock
+from nccid_fetch.destination import folds_names
 from nccid_fetch.doctor.examination import examine
 from nccid_fetch.journal import Journal
 from nccid_fetch.model import Space
@@ -172,7 +173,7 @@ TEN = [
     (full_disk, 9, "space", "df -h {dest}"),
     (read_only_dest, 9, "folder", "findmnt --target {dest}"),
     (world_readable_dest, 9, "permissions", "chmod 700 {dest}"),
-    (low_descriptor_limit, 0, "open files", "ulimit -n 8192"),
+    (low_descriptor_limit, 0, "open files", "sudo prlimit --pid $$ --nofile=8192:8192"),
     (damaged_journal, 0, "journal", "nccid-fetch all --dest {dest}"),
 ]
 
@@ -291,21 +292,24 @@ def test_a_real_limit_on_open_files_is_the_one_that_is_named(s3: ScriptedS3, des
 # --- What an examination leaves, and what it asks -------------------------------------------------
 
 
-def everything(folder: Path) -> dict[str, tuple[int, int, int]]:
-    paths = [folder, *folder.rglob("*")]
-    return {str(path): (found.st_mode, found.st_size, found.st_ino) for path in paths for found in [path.stat()]}
+def everything(folder: Path) -> dict[str, tuple[int, ...]]:
+    found = {str(path): path.stat() for path in (folder, *folder.rglob("*"))}
+    return {path: (of.st_mode, of.st_size, of.st_ino, of.st_mtime_ns) for path, of in found.items()}
 
 
-def test_nothing_is_changed_and_no_destination_is_made(cli: Cli, s3: ScriptedS3, dest: Path) -> None:
-    new = dest / "new" / "one"
-    assert cli("doctor", "--dest", new).code == 0
-    assert not list(dest.iterdir())
+def test_nothing_is_changed_and_no_destination_is_made(
+    cli: Cli, s3: ScriptedS3, dest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nccid_fetch.doctor.premises.folds_names", folds_names)  # Which makes a file to find out.
+    before = everything(dest)
+    assert cli("doctor", "--dest", dest / "new" / "one").code == 0
+    assert everything(dest) == before
     assert cli("doctor", "--dest", dest).code == 0
-    assert not list(dest.iterdir())
+    assert everything(dest) == before
     assert cli("get", "data", "--dest", dest).code == 0
-    before = everything(dest), Journal.path(dest).read_bytes()
+    before, journal = everything(dest), Journal.path(dest).read_bytes()
     assert cli("doctor", "--dest", dest).code == 0
-    assert (everything(dest), Journal.path(dest).read_bytes()) == before
+    assert (everything(dest), Journal.path(dest).read_bytes()) == (before, journal)
 
 
 def test_little_is_asked_and_nothing_that_readers_may_not(cli: Cli, s3: ScriptedS3, dest: Path) -> None:

@@ -315,6 +315,11 @@ def test_what_is_set_aside_is_counted_and_no_link_is_followed(dest: Path, tmp_pa
     assert count_quarantine(dest) == Count(1, 5)
 
 
+def test_what_is_set_aside_and_cannot_be_read_is_not_counted(dest: Path) -> None:
+    (dest / STATE_FOLDER / "quarantine").symlink_to("quarantine")
+    assert count_quarantine(dest) == Count()
+
+
 # ---- What a run says of itself
 
 
@@ -329,6 +334,10 @@ def test_a_status_is_read_as_it_was_written(dest: Path) -> None:
     write_status(dest, STATUS, 0o640)
     assert status_path(dest).stat().st_mode & 0o777 == 0o640
     assert [path.name for path in (dest / STATE_FOLDER).iterdir()] == [NAME]
+
+
+ENORMOUS = PROGRESS.as_dict()["parts"][0] | {"share": 10**17}
+"""A part whose bar would fill the memory."""
 
 
 def changed(**values: object) -> str:
@@ -348,6 +357,9 @@ def changed(**values: object) -> str:
         changed(command="x" * 5000),
         changed(started="yesterday"),
         changed(heartbeat=None),
+        changed(end={"time": "today", "exit_code": 0, "message": "", "hint": None}),
+        changed(progress=PROGRESS.as_dict() | {"share": -1}),
+        changed(progress=PROGRESS.as_dict() | {"parts": [ENORMOUS]}),
         changed(process={"pid": "1", "host": "h", "boot": None}),
         changed(progress=None),
         changed(progress=PROGRESS.as_dict() | {"listed_objects": "many"}),
@@ -612,6 +624,11 @@ def test_a_page_shows_no_control_character_of_a_stranger(dest: Path) -> None:
     evil = replace(STATUS, process=Process(1, "\x1b[2Jhost", None), warnings=("\r\x07",), bucket="b\n")
     text = "\n".join(page(dest, look(Life.RUNNING, evil), NOW))
     assert text.replace("\n", "").isprintable()
+
+
+def test_nobody_is_waited_for_who_put_a_pipe_in_the_journals_place(dest: Path) -> None:
+    os.mkfifo(Journal.path(dest))
+    assert not statusfile.is_held(dest)
 
 
 def test_as_json_it_is_one_object_with_a_schema_and_an_exit_code(dest: Path) -> None:

@@ -84,9 +84,10 @@ def note(text: str) -> None:
 
 
 def say(text: str) -> None:
-    """Write a line to stderr alone."""
+    """Write a line to stderr alone, in one piece: whoever keeps a record does so in a thread of its own, and lines must not mix."""
     with suppress(OSError):  # A terminal that went away is no reason for a run to end.
-        print(printable(text), file=sys.stderr, flush=True)
+        sys.stderr.write(f"{printable(text)}\n")
+        sys.stderr.flush()
 
 
 _hearers: list[Callable[[str], object]] = []

@@ -49,7 +49,7 @@ def findings_of(seen: Premises, source: Source, dest: Path, open_files: int | No
         yield _no_folder(seen, source, dest)
         return
     yield _folder(seen, dest)
-    yield from _space(seen, dest)
+    yield from _space(seen, source, dest)
     if seen.mode is not None:
         yield _permissions(seen.mode, dest)
     if seen.owner is not None:
@@ -89,7 +89,7 @@ def _folder(seen: Premises, dest: Path) -> Finding:
     )
 
 
-def _space(seen: Premises, dest: Path) -> Iterator[Finding]:
+def _space(seen: Premises, source: Source, dest: Path) -> Iterator[Finding]:
     """Yield whether there is room: for anything, and for what is still to come, as far as that is known."""
     have = seen.health if isinstance(seen.health, Healthy) else Healthy(bucket="", group="")
     free = seen.space
@@ -108,7 +108,7 @@ def _space(seen: Premises, dest: Path) -> Iterator[Finding]:
             f"df -h {_quoted(seen.nearest)}",
         )
     elif free.bytes < missing_bytes:
-        yield _noted("space", told, _PLAN_SAYS, f"nccid-fetch plan --dest {_quoted(dest)}")
+        yield _noted("space", told, _PLAN_SAYS, again(source, dest, "plan"))
     else:
         yield _well("space", told)
     if free.files is None:
@@ -125,7 +125,7 @@ def _space(seen: Premises, dest: Path) -> Iterator[Finding]:
             "files",
             f"{free.files:,} more files (inodes) are possible, and {wanted} is about {missing_files:,} more",
             _PLAN_SAYS,
-            f"nccid-fetch plan --dest {_quoted(dest)}",
+            again(source, dest, "plan"),
         )
 
 
@@ -178,13 +178,14 @@ def _open_files(open_files: int | None) -> Finding:
     """Say how many objects may be in flight. The default is what is held against, as any other number is a choice."""
     limited = Settings(dest=Path(), open_files=open_files)
     wanted = Settings(dest=Path()).concurrency_max
-    command = f"ulimit -n {_DESCRIPTORS}"
+    # `ulimit -n` would do no more than was tried already, which is to go as far as the system lets us.
+    command = f"sudo prlimit --pid $$ --nofile={_DESCRIPTORS}:{_DESCRIPTORS}"
     if open_files is None or limited.concurrency_max >= wanted:
         allowed = "any number of" if open_files is None else f"{open_files:,}"
         most = Settings(dest=Path(), open_files=open_files, concurrency="auto").concurrency_max
         return _well("open files", f"{allowed} files may be open: enough for {most} objects in flight and more")
     told = f"{open_files:,} files may be open: enough for {limited.concurrency_max} of {wanted} objects in flight"
-    hint = "raise the limit in this shell, or have it raised (/etc/security/limits.conf)"
+    hint = "raise the limit of this shell, or have it raised for good (/etc/security/limits.conf)"
     if open_files < OPEN_FILES_BESIDE + OPEN_FILES_PER_OBJECT:
         return _problem("open files", f"{open_files:,} files may be open, which is too few for a run", hint, command)
     return _noted("open files", told, hint, command)
