@@ -81,7 +81,7 @@ compare-faults: $(VENV)/.bench ## Meet faults with ours and with its peers, and 
 
 .PHONY: docs
 docs: $(VENV)/.dev $(VENV)/.docs ## Rewrite what is taken from the code, and build the documentation in build/docs
-	$(BIN)/python -m tests.docs
+	$(BIN)/python -m tests.reference
 	PYTHONPATH=$(VENV)/docs $(BIN)/python -m sphinx --quiet --fail-on-warning --fresh-env docs build/docs
 	@echo "The documentation begins at build/docs/index.html"
 

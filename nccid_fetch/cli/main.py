@@ -19,9 +19,10 @@ def main() -> None:
         print(f"nccid-fetch {__version__}")
         sys.exit()
     gc.set_threshold(COLLECT_AFTER_OBJECTS)
-    from .signals import end_at_once, going_to  # noqa: PLC0415
+    from .signals import ENDING, end_at_once, going_to, outlive_questions  # noqa: PLC0415
 
-    with going_to(end_at_once):
+    outlive_questions()
+    with going_to(end_at_once, ENDING):
         from .commands import run  # noqa: PLC0415 - typer takes longer to load than all else here.
 
         run(arguments)
