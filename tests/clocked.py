@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 from rich.live import Live
 
-from nccid_fetch.cli import display, publishing
+from nccid_fetch.cli import display, publishing, status
 from nccid_fetch.cli.main import main
 
 FRAME_END = "\x1b[?2026l"
@@ -31,6 +31,7 @@ if __name__ == "__main__":
     clock = Path(sys.argv.pop(1))
     for module in (display, publishing):
         vars(module)["time"] = SimpleNamespace(monotonic=lambda: float(clock.read_text()))
+    assert status.PLAIN_SECONDS > 1  # It is loaded, and keeps what it has.
     display.PLAIN_SECONDS = 1
     setattr(Live, "refresh", _marked(Live.refresh))  # noqa: B010 - to a type checker it is no place for another.
     main()
