@@ -1337,8 +1337,8 @@ GUARDS = (
     Guard(
         "outside of its hours nobody asks whether they are over",
         "governor.py",
-        "            if self._has_lead or self._is_shut:\n",
-        "            if self._has_lead:\n",
+        "self.is_held = self._is_shut = True",
+        "self.is_held = True",
         "test_hours.py::test_outside_of_its_hours_nothing_is_asked_for_and_then_it_goes_on",
     ),
     Guard(
