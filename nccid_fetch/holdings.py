@@ -246,8 +246,8 @@ def count_quarantine(dest: Path) -> Count:
                 found = os.stat(name, dir_fd=inner_fd, follow_symlinks=False)
                 if stat.S_ISREG(found.st_mode):
                     count.add(found.st_size)
-    except FileNotFoundError:
-        return count  # The next look sees what is there then.
+    except OSError:
+        return count  # There is none, or it changes meanwhile: the next look sees what is there then.
     finally:
         os.close(folder_fd)
     return count

@@ -109,8 +109,12 @@ class RunStatus:
         if not isinstance(values, dict) or values.get("schema") != SCHEMA:
             raise ValueError(f"it is not of the schema {SCHEMA}")
         status = _value(cls, values)
-        for time in (status.started, status.heartbeat, status.changed):
+        times = (status.started, status.heartbeat, status.changed)
+        for time in times if status.end is None else (*times, status.end.time):
             seconds_of(time)
+        for share in (status.progress.share, *(part.share for part in status.progress.parts)):
+            if share is not None and not 0 <= share <= 1:
+                raise ValueError(f"{share} is no share of anything")
         return status
 
     def is_of_the_same_run(self, other: "RunStatus") -> bool:

@@ -187,7 +187,7 @@ def is_held(dest: Path) -> bool:
     process with a run of its own: as it closes the file, its locks would go.
     """
     try:
-        descriptor = os.open(Journal.path(dest), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = os.open(Journal.path(dest), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return False
     try:

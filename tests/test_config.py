@@ -18,6 +18,7 @@ from nccid_fetch.cli.configfile import settable
 from nccid_fetch.cli.main import main
 
 from . import snapshots
+from .catalogue import fault
 
 Ended = tuple[int, str, str]
 Cli = Callable[..., Ended]
@@ -184,6 +185,15 @@ def test_what_a_file_cannot_say_is_2_and_names_file_key_and_what_would_be_right(
     snapshots.check("errors/configuration", "\n".join(shown))
 
 
+@pytest.mark.parametrize("text", ["attempts = " + "9" * 5000, "include = " + "[" * 5000], ids=["number", "brackets"])
+def test_what_is_more_than_python_reads_is_no_toml_either(cli: Cli, write: Write, text: str) -> None:
+    path = write(text)
+    code, out, err = cli("config")
+    assert (code, out) == (2, "")
+    assert err.startswith(f"error: {path} is not TOML: ")
+
+
+@fault(119)
 @pytest.mark.parametrize("mode", [0o620, 0o602, 0o666])
 def test_a_file_that_others_may_write_to_is_refused(cli: Cli, write: Write, mode: int) -> None:
     path = write("strict = true\n")
@@ -260,6 +270,8 @@ def test_the_example_has_every_option_with_its_default_and_sets_none(cli: Cli, w
     before = told(cli)
     code, example, err = cli("config", "--example")
     assert (code, err) == (0, "")
+    _, told_as_json, _ = cli("config", "--example", "--format", "json")
+    assert json.loads(told_as_json)["example"] == example.rstrip("\n")
     path = write(example)
     assert str(path) in example
     assert told(cli) == before

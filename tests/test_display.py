@@ -4,6 +4,7 @@ import asyncio
 import json
 import sys
 import warnings
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from io import StringIO
 from itertools import pairwise
@@ -13,9 +14,8 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from nccid_fetch.cli import strays
-from nccid_fetch.cli.block import wrapped
+from nccid_fetch.cli.block import Block, wrapped
 from nccid_fetch.cli.display import Display, line, shown
-from nccid_fetch.cli.output import size_text, time_text
 from nccid_fetch.errors import Reason
 from nccid_fetch.events import (
     Adopted,
@@ -36,8 +36,9 @@ from nccid_fetch.events import (
     Wait,
 )
 from nccid_fetch.model import ETag, Fetch, PartState, RemoteObject, Skip, VerifiedBy, Why
-from nccid_fetch.progress import Meter, Progress, Rate
+from nccid_fetch.progress import Meter, Progress, Rate, Waiting
 from nccid_fetch.summary import Tally
+from nccid_fetch.units import size_text, time_text
 
 MB = 1_000_000
 
@@ -372,6 +373,18 @@ def test_the_name_of_a_part_cannot_speak_to_the_terminal_nor_to_rich() -> None:
     assert r"\x1b[31mred" in shown
     assert "[bold]x[/nonsense]" in shown
     assert "\x1b" not in shown
+
+
+def test_no_other_word_of_a_status_file_can_speak_to_the_terminal() -> None:
+    evil = "\x1b]0;evil"
+    progress = Run("ct").meter.read()
+    parts = (replace(progress.parts[0], state=evil), replace(progress.parts[0], state=evil, listed_objects=1))
+    for waiting in (Waiting(evil, evil, 1.0, 2.0), Waiting("", "", 1.0, 2.0, until=evil)):
+        console = Console(width=100, height=24, file=StringIO(), record=True)
+        console.print(Block(replace(progress, waiting=waiting, parts=parts)))
+        shown = console.export_text()
+        assert "\x1b" not in shown
+        assert shown.count(r"\x1b]0;evil") >= 3
 
 
 @pytest.mark.parametrize(

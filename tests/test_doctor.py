@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ import pytest
 
 from nccid_fetch.cli.main import main
 from nccid_fetch.clock import Clock
+from nccid_fetch.destination import folds_names
+from nccid_fetch.doctor import premises
 from nccid_fetch.doctor.examination import examine
 from nccid_fetch.journal import Journal
 from nccid_fetch.model import Space
@@ -29,7 +32,7 @@ from nccid_fetch.warehouse import BUCKET, PARTS
 from . import snapshots
 from .conftest import run
 from .servers.rclone import RcloneS3
-from .servers.scripted import Page, Redirect, ScriptedS3, Stall, Status
+from .servers.scripted import Do, Page, Redirect, ScriptedS3, Stall, Status
 from .servers.tls import Relay, self_signed
 
 PLENTY = Space(4_000_000_000_000, None)
@@ -67,7 +70,8 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     monkeypatch.setattr("nccid_fetch.doctor.premises.remote_name", lambda _: None)
     monkeypatch.setattr("nccid_fetch.doctor.premises.folds_names", lambda _: False)
     monkeypatch.setattr("nccid_fetch.cli.doctor.raise_descriptor_limit", lambda: 8192)
-    for bound in ("ANSWER_SECONDS", "CREDENTIALS_SECONDS", "DISK_SECONDS"):  # A machine may be busy with other work.
+    # A machine may be busy with other work.
+    for bound in ("ANSWER_SECONDS", "CREDENTIALS_SECONDS", "ACCESS_SECONDS", "DISK_SECONDS"):
         monkeypatch.setattr(f"nccid_fetch.doctor.examination.{bound}", 100.0)
 
     def run(*arguments: object) -> Ended:
@@ -172,7 +176,7 @@ TEN = [
     (full_disk, 9, "space", "df -h {dest}"),
     (read_only_dest, 9, "folder", "findmnt --target {dest}"),
     (world_readable_dest, 9, "permissions", "chmod 700 {dest}"),
-    (low_descriptor_limit, 0, "open files", "ulimit -n 8192"),
+    (low_descriptor_limit, 0, "open files", "sudo prlimit --pid $$ --nofile=8192:8192"),
     (damaged_journal, 0, "journal", "nccid-fetch all --dest {dest}"),
 ]
 
@@ -291,21 +295,24 @@ def test_a_real_limit_on_open_files_is_the_one_that_is_named(s3: ScriptedS3, des
 # --- What an examination leaves, and what it asks -------------------------------------------------
 
 
-def everything(folder: Path) -> dict[str, tuple[int, int, int]]:
-    paths = [folder, *folder.rglob("*")]
-    return {str(path): (found.st_mode, found.st_size, found.st_ino) for path in paths for found in [path.stat()]}
+def everything(folder: Path) -> dict[str, tuple[int, ...]]:
+    found = {str(path): path.stat() for path in (folder, *folder.rglob("*"))}
+    return {path: (of.st_mode, of.st_size, of.st_ino, of.st_mtime_ns) for path, of in found.items()}
 
 
-def test_nothing_is_changed_and_no_destination_is_made(cli: Cli, s3: ScriptedS3, dest: Path) -> None:
-    new = dest / "new" / "one"
-    assert cli("doctor", "--dest", new).code == 0
-    assert not list(dest.iterdir())
+def test_nothing_is_changed_and_no_destination_is_made(
+    cli: Cli, s3: ScriptedS3, dest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nccid_fetch.doctor.premises.folds_names", folds_names)  # Which makes a file to find out.
+    before = everything(dest)
+    assert cli("doctor", "--dest", dest / "new" / "one").code == 0
+    assert everything(dest) == before
     assert cli("doctor", "--dest", dest).code == 0
-    assert not list(dest.iterdir())
+    assert everything(dest) == before
     assert cli("get", "data", "--dest", dest).code == 0
-    before = everything(dest), Journal.path(dest).read_bytes()
+    before, journal = everything(dest), Journal.path(dest).read_bytes()
     assert cli("doctor", "--dest", dest).code == 0
-    assert (everything(dest), Journal.path(dest).read_bytes()) == before
+    assert (everything(dest), Journal.path(dest).read_bytes()) == (before, journal)
 
 
 def test_little_is_asked_and_nothing_that_readers_may_not(cli: Cli, s3: ScriptedS3, dest: Path) -> None:
@@ -418,7 +425,7 @@ def test_an_endpoint_that_is_no_s3_is_5_and_its_clock_is_nobodys(
     s3.script("list", answer, count=None)
     ended = cli("doctor", "--dest", dest, "--format", "json")
     assert ended.code == 5
-    assert ended.finding("endpoint")["command"] == f"curl --head {s3.endpoint_url}/{BUCKET}"
+    assert ended.finding("endpoint")["command"] == f"curl --head --max-time 20 {s3.endpoint_url}/{BUCKET}"
     assert "clock" not in {finding["what"] for finding in ended.json["findings"]}
 
 
@@ -430,14 +437,30 @@ def test_an_endpoint_that_is_not_there_is_said_at_once(cli: Cli, s3: ScriptedS3,
     assert ended.finding("folder")["state"] == "ok"
 
 
+@pytest.mark.parametrize("bound", ["ANSWER_SECONDS", "ACCESS_SECONDS"])
 def test_an_endpoint_that_says_nothing_is_not_waited_for(
-    cli: Cli, s3: ScriptedS3, dest: Path, monkeypatch: pytest.MonkeyPatch
+    cli: Cli, s3: ScriptedS3, dest: Path, monkeypatch: pytest.MonkeyPatch, bound: str
 ) -> None:
-    monkeypatch.setattr("nccid_fetch.doctor.examination.ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(f"nccid_fetch.doctor.examination.{bound}", 0.2)
     s3.script("list", Stall(), count=None)
     ended = cli("doctor", "--dest", dest, "--format", "json")
     assert ended.code == 5
     assert "endpoint" in {finding["what"] for finding in ended.json["findings"] if finding["state"] == "problem"}
+
+
+def test_a_disk_that_takes_its_time_is_looked_at_meanwhile(
+    cli: Cli, s3: ScriptedS3, dest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_looked_at, seen = threading.Event(), []
+
+    def look_at(dest: Path) -> object:
+        is_looked_at.set()
+        return premises.look_at(dest)
+
+    monkeypatch.setattr("nccid_fetch.doctor.examination.look_at", look_at)
+    s3.script("list", Do(lambda: seen.append(is_looked_at.wait(10))), key="training/")
+    assert cli("doctor", "--dest", dest).code == 0
+    assert seen == [True]
 
 
 def test_an_endpoint_that_asks_for_time_is_not_given_it(s3: ScriptedS3, dest: Path) -> None:

@@ -324,6 +324,14 @@ def test_what_a_destinations_state_means(seen: dict[str, Any], what: str, state:
     assert found.hint
 
 
+def test_a_plan_is_asked_of_the_same_source_as_the_doctor() -> None:
+    source = replace(SOURCE, profile="nccid")
+    for space in (Space(1_000_000_000, None), Space(10 * EVERYTHING_BYTES, 1000)):
+        found = findings_of(replace(GOOD, space=space), source, Path("/data/nccid"), 8192)
+        commands = [finding.command for finding in found if finding.state is State.NOTE]
+        assert commands == ["nccid-fetch plan --profile nccid --dest /data/nccid"]
+
+
 def test_what_is_there_already_needs_no_room() -> None:
     there = Healthy(bucket=SOURCE.bucket, group="training", objects=11_000_000, bytes=EVERYTHING_BYTES)
     seen = replace(GOOD, space=Space(2_000_000_000, 2000), health=there)
@@ -353,7 +361,7 @@ def test_what_was_last_listed_is_what_room_is_needed_for(gigabytes: int, files: 
 def test_open_files_are_held_against_the_objects_in_flight_that_are_usual(files: int | None, state: State) -> None:
     found = judged(GOOD, files)["open files"]
     assert found.state is state
-    assert (found.command == "ulimit -n 8192") == (state is not State.OK)
+    assert (found.command == "sudo prlimit --pid $$ --nofile=8192:8192") == (state is not State.OK)
 
 
 def test_a_destination_that_may_not_be_written_is_not_tried(dest: Path, monkeypatch: pytest.MonkeyPatch) -> None:

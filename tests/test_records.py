@@ -21,7 +21,7 @@ from nccid_fetch.cli.records.log import OLD_LOGS, Log
 from nccid_fetch.cli.records.metrics import EVERY_SECONDS, OUTCOMES, Metrics
 from nccid_fetch.cli.records.outlet import Outlet
 from nccid_fetch.cli.records.stream import EventStream, lines_of, name_of
-from nccid_fetch.errors import Reason
+from nccid_fetch.errors import Reason, UsageError
 from nccid_fetch.events import (
     Adopted,
     Committed,
@@ -495,6 +495,25 @@ def test_whoever_collects_metrics_may_read_them_and_finds_no_object_and_no_half_
     assert stat.S_IMODE((tmp_path / "m.prom").stat().st_mode) == 0o644
     assert "Covid" not in (tmp_path / "m.prom").read_text()
     assert [path.name for path in tmp_path.iterdir()] == ["m.prom"]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "nothing"])
+def test_metrics_replace_nothing_but_files(tmp_path: Path, kind: str) -> None:
+    path = Path() if kind == "nothing" else tmp_path / "m.prom"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    with pytest.raises(UsageError, match="cannot be written: it is no file"):
+        Metrics(path, {"group": "training", "dest": "d"}, on_failure=nobody_fails)
+    assert not path.is_file()
+
+
+def test_a_destination_whose_name_is_no_utf8_has_metrics_all_the_same(tmp_path: Path) -> None:
+    metrics = Metrics(tmp_path / "m.prom", {"group": "training", "dest": "d\udcff"}, on_failure=nobody_fails)
+    assert metrics.end(0, 60)
+    (sample,) = [s for f in text_string_to_metric_families((tmp_path / "m.prom").read_text()) for s in f.samples][:1]
+    assert sample.labels["dest"] == r"d\udcff"
 
 
 def test_metrics_replace_a_link_instead_of_following_it(tmp_path: Path) -> None:

@@ -10,12 +10,14 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from nccid_fetch.cli.main import main
+from nccid_fetch.cli.output import note
 
 from .catalogue import fault
 from .docs import commands
@@ -178,9 +180,11 @@ def test_no_key_forges_a_line_of_the_log(cli: Cli, s3: ScriptedS3, kept: Path, f
 
 
 @fault(116)
-def test_a_password_in_an_endpoint_is_in_no_record(cli: Cli, kept: Path) -> None:
+@pytest.mark.parametrize("password", ["hunter2", "@hunter2", "/hunter2", "a@b/hunter2"])
+def test_a_password_in_an_endpoint_is_in_no_record(cli: Cli, kept: Path, password: str) -> None:
     records = ("--log-file", kept / "log", "--events", kept / "events", "--metrics", kept / "m.prom")
-    assert cli("all", "--dest", kept / "dest", "--endpoint-url", "http://name:hunter2@127.0.0.1:1", *records).code == 2
+    url = f"http://name:{password}@127.0.0.1:1"
+    assert cli("all", "--dest", kept / "dest", "--endpoint-url", url, *records).code == 2
     assert "***@127.0.0.1:1" in (kept / "log").read_text()
     assert not [path for path in kept.iterdir() if "hunter2" in path.read_text()]
 
@@ -210,6 +214,38 @@ def test_a_record_that_cannot_be_gone_on_with_is_a_warning_and_never_the_end(
         for option in ("--events", "--log-file")
     ]
     assert (kept / "dest/ct/Covid0000/1/2/a.dcm").read_bytes() == b"image"
+
+
+def test_a_line_to_stderr_is_written_in_one_piece_so_that_lines_of_several_threads_do_not_mix(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pieces: list[str] = []
+    monkeypatch.setattr(sys, "stderr", SimpleNamespace(write=pieces.append, flush=lambda: None))
+    note("warning: a record cannot be written")
+    assert pieces == ["warning: a record cannot be written\n"]
+
+
+def test_a_reader_of_the_log_that_looks_away_does_not_hold_up_the_end_of_the_process(kept: Path) -> None:
+    os.mkfifo(kept / "log")
+    reader = os.open(kept / "log", os.O_RDONLY | os.O_NONBLOCK)
+    code = """
+import sys
+from pathlib import Path
+from nccid_fetch.cli.flags import LogFormat
+from nccid_fetch.cli.records.log import Log
+log = Log(Path(sys.argv[1]), LogFormat.TEXT, on_failure=print)
+log.write("info", "x" * 1_000_000)
+sys.stdin.read()
+log.close(0.0)
+"""
+    writer = subprocess.Popen([sys.executable, "-c", code, str(kept / "log")], stdin=subprocess.PIPE)
+    select.select([reader], [], [])  # It is in the middle of it.
+    try:
+        writer.communicate(timeout=60)
+    finally:
+        writer.kill()
+        os.close(reader)
+    assert writer.returncode == 0
 
 
 def test_metrics_that_cannot_be_gone_on_with_are_a_warning_too(cli: Cli, s3: ScriptedS3, kept: Path) -> None:

@@ -22,7 +22,7 @@ from nccid_fetch.cli import status as command
 from nccid_fetch.cli.publishing import published
 from nccid_fetch.cli.statuspage import Look, as_dict, page
 from nccid_fetch.errors import DestinationBusyError, DestinationError, DestinationFullError, Reason, UsageError
-from nccid_fetch.events import DestinationOpened, LastListed, RoomShort
+from nccid_fetch.events import DestinationOpened, LastListed, PartsKnown, RoomShort, Stopped, StoppedBy
 from nccid_fetch.holdings import JournalState, count_quarantine, journal_state, read_holdings
 from nccid_fetch.journal import Journal
 from nccid_fetch.keys import STATE_FOLDER
@@ -315,6 +315,11 @@ def test_what_is_set_aside_is_counted_and_no_link_is_followed(dest: Path, tmp_pa
     assert count_quarantine(dest) == Count(1, 5)
 
 
+def test_what_is_set_aside_and_cannot_be_read_is_not_counted(dest: Path) -> None:
+    (dest / STATE_FOLDER / "quarantine").symlink_to("quarantine")
+    assert count_quarantine(dest) == Count()
+
+
 # ---- What a run says of itself
 
 
@@ -329,6 +334,10 @@ def test_a_status_is_read_as_it_was_written(dest: Path) -> None:
     write_status(dest, STATUS, 0o640)
     assert status_path(dest).stat().st_mode & 0o777 == 0o640
     assert [path.name for path in (dest / STATE_FOLDER).iterdir()] == [NAME]
+
+
+ENORMOUS = PROGRESS.as_dict()["parts"][0] | {"share": 10**17}
+"""A part whose bar would fill the memory."""
 
 
 def changed(**values: object) -> str:
@@ -348,6 +357,9 @@ def changed(**values: object) -> str:
         changed(command="x" * 5000),
         changed(started="yesterday"),
         changed(heartbeat=None),
+        changed(end={"time": "today", "exit_code": 0, "message": "", "hint": None}),
+        changed(progress=PROGRESS.as_dict() | {"share": -1}),
+        changed(progress=PROGRESS.as_dict() | {"parts": [ENORMOUS]}),
         changed(process={"pid": "1", "host": "h", "boot": None}),
         changed(progress=None),
         changed(progress=PROGRESS.as_dict() | {"listed_objects": "many"}),
@@ -482,6 +494,20 @@ def test_a_command_leaves_how_it_ended(dest: Path, end: BaseException, code: int
     assert status.process == this_process()
 
 
+def test_a_run_that_was_stopped_leaves_by_what_and_how_to_go_on(dest: Path) -> None:
+    tally = Tally()
+    with suppress(typer.Exit), published("all", Source(), Settings(dest=dest), tally) as listen:
+        listen(DestinationOpened())
+        tally(PartsKnown(("ct",), {}))
+        tally(Stopped(StoppedBy.MAX_DURATION, "8h 00m are over"))
+        raise typer.Exit(10)
+    status = read_status(dest)
+    assert status is not None
+    assert status.end is not None
+    assert status.end.message == "it was stopped by --max-duration: 8h 00m are over"
+    assert status.end.hint == "run the same command again to go on"
+
+
 def test_a_run_that_never_had_the_destination_leaves_the_word_of_the_one_that_has_it(dest: Path) -> None:
     write_status(dest, STATUS, 0o600)
     assert publishing_block(dest, opened=False, end=typer.Exit(75)) == STATUS
@@ -612,6 +638,11 @@ def test_a_page_shows_no_control_character_of_a_stranger(dest: Path) -> None:
     evil = replace(STATUS, process=Process(1, "\x1b[2Jhost", None), warnings=("\r\x07",), bucket="b\n")
     text = "\n".join(page(dest, look(Life.RUNNING, evil), NOW))
     assert text.replace("\n", "").isprintable()
+
+
+def test_nobody_is_waited_for_who_put_a_pipe_in_the_journals_place(dest: Path) -> None:
+    os.mkfifo(Journal.path(dest))
+    assert not statusfile.is_held(dest)
 
 
 def test_as_json_it_is_one_object_with_a_schema_and_an_exit_code(dest: Path) -> None:

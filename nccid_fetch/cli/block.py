@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from nccid_fetch.keys import printable
 from nccid_fetch.progress import PartProgress, Progress
+from nccid_fetch.units import size_text, time_text
 
-from .output import size_text, time_text, waiting_text
+from .output import waiting_text
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -30,7 +31,7 @@ def held_up_by(progress: Progress) -> Iterator[str]:
     if progress.stopping is not None:
         yield f"stopping: {printable(progress.stopping)}"
     if progress.waiting is not None:
-        yield waiting_text(progress.waiting)
+        yield printable(waiting_text(progress.waiting))
     elif progress.committing_seconds >= SILENT_SECONDS:
         seconds = time_text(progress.committing_seconds)
         yield f"waiting for the disk to flush {progress.committing_objects:,} objects, for {seconds} now"
@@ -110,9 +111,15 @@ def counts(progress: Progress) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A run as lines on a terminal: what holds it up, how far it is, what became of it, and a row for each part."""
+    """A run as lines on a terminal: what holds it up, how far it is, what became of it, and a row for each part.
+
+    Attributes:
+        progress: How far it is.
+        told: A sentence to stand above it all.
+    """
 
     progress: Progress
+    told: str = ""
 
     def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
         """Render it into the size that the terminal has at this moment."""
@@ -126,6 +133,7 @@ class Block:
         from rich.text import Text  # noqa: PLC0415 - slow to import, and only terminals need it.
 
         progress = self.progress
+        yield from (Text(row) for row in textwrap.wrap(printable(self.told), width))
         held = list(held_up_by(progress))
         if progress.waiting is not None and explained:
             held.append(printable(progress.waiting.message))
@@ -247,7 +255,7 @@ def _bar(part: PartProgress) -> "Text":
 
 def _of_objects(part: PartProgress) -> str:
     if _has_none(part):
-        return part.state or ""
+        return printable(part.state or "")
     return f"{part.settled_objects:,}/{_total(part, 'objects')}"
 
 
@@ -274,4 +282,6 @@ def _is_over(part: PartProgress) -> bool:
 
 
 def _state(part: PartProgress) -> str:
-    return "listing..." if part.state is None else "" if part.state == "complete" or _has_none(part) else part.state
+    if part.state is None:
+        return "listing..."
+    return "" if part.state == "complete" or _has_none(part) else printable(part.state)

@@ -62,7 +62,11 @@ def show(values: options.Values) -> None:
 
 def print_example(values: options.Values) -> None:
     """Print a configuration file that has every option with its default, and sets none: defaults may get better."""
-    print("\n".join(_example(values["context"])))
+    example = "\n".join(_example(values["context"]))
+    if Format(values["format_"]) is Format.JSON:
+        print_json({"schema": "nccid-fetch/config-example/1", "example": example, "exit_code": 0})
+    else:
+        print(example)
 
 
 def _settings(context: typer.Context) -> list[Setting]:

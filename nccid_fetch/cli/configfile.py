@@ -99,12 +99,12 @@ def _read(path: Path) -> dict[str, Any]:
                     hint=f"chmod go-w {shlex.quote(str(path))}",
                 )
             return tomllib.load(file)
-    except tomllib.TOMLDecodeError as error:
+    except UnicodeDecodeError:
+        raise UsageError(f"{path} is not TOML: it is not UTF-8", hint="save it as UTF-8") from None
+    except (ValueError, RecursionError) as error:  # A number may be too long for Python, and brackets too deep.
         raise UsageError(
             f"{path} is not TOML: {error}", hint=f"texts are quoted, and nothing is said twice; {_EXAMPLE}"
         ) from None
-    except UnicodeDecodeError:
-        raise UsageError(f"{path} is not TOML: it is not UTF-8", hint="save it as UTF-8") from None
     except OSError as error:
         raise UsageError(
             f"the configuration file {path} cannot be read: {error.strerror}",

@@ -261,18 +261,32 @@ Verbose = Annotated[bool, _option("--verbose", _TELL, "Name every retry and ever
 Debug = Annotated[bool, _option("--debug", _TELL, "Show a traceback with an error.")]
 LogFile = Annotated[
     Path | None,
-    _option("--log-file", _TELL, "Write down all that happens, for whom stderr tells too little.", metavar="FILE"),
+    _option(
+        "--log-file",
+        _TELL,
+        "Write down all that happens, for whom stderr tells too little.",
+        parser=_path,
+        metavar="FILE",
+    ),
 ]
 LogFormatChoice = Annotated[
     LogFormat, _option("--log-format", _TELL, "Write the log as lines of text, or as one JSON object per line.")
 ]
 Events = Annotated[
     Path | None,
-    _option("--events", _TELL, "Write every event as a JSON object per line; - for stdout.", metavar="FILE|-"),
+    _option(
+        "--events", _TELL, "Write every event as a JSON object per line; - for stdout.", parser=_path, metavar="FILE|-"
+    ),
 ]
 MetricsFile = Annotated[
     Path | None,
-    _option("--metrics", _TELL, "Keep a file of numbers for Prometheus' node exporter: NAME.prom.", metavar="FILE"),
+    _option(
+        "--metrics",
+        _TELL,
+        "Keep a file of numbers for Prometheus' node exporter: NAME.prom.",
+        parser=_path,
+        metavar="FILE",
+    ),
 ]
 OnFinish = Annotated[
     str | None,

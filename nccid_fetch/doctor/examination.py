@@ -1,7 +1,7 @@
 """An examination, from the disk to the bucket: it asks what a run would ask first, little of it, and waits for nothing.
 
 Asked are one listing of the group, which tells whether the endpoint and the credentials are good at all; then each part for
-a key, and for the first byte of its object, side by side. Each examination is bounded in time.
+a key, and for the first byte of its object, side by side. All of it is bounded in time.
 """
 
 import asyncio
@@ -44,9 +44,11 @@ from .premises import look_at
 
 T = TypeVar("T")
 
-CREDENTIALS_SECONDS = 15.0
+CREDENTIALS_SECONDS = 10.0
 """For whoever gives them: a program, single sign-on, the machine's role."""
-ANSWER_SECONDS = 15.0
+ANSWER_SECONDS = 10.0
+ACCESS_SECONDS = 20.0
+"""For credentials and answers, however many of them are late."""
 PAUSE_SECONDS_MAX = 5.0
 DISK_SECONDS = 15.0
 _ATTEMPTS = 1
@@ -76,14 +78,18 @@ async def examine(
         UsageError: The profile or the endpoint is not one.
     """
     access = _AccessExamination(source, dest, clock, now)
-    await access.examine()
-    return Examination(
-        source=source,
-        dest=dest,
-        endpoint=access.endpoint,
-        parts=tuple(access.parts),
-        findings=(*_by_area(access.findings), *await _destination(source, dest, open_files)),
-    )
+    looking = asyncio.create_task(_destination(source, dest, open_files))
+    try:
+        await access.examine()
+        return Examination(
+            source=source,
+            dest=dest,
+            endpoint=access.endpoint,
+            parts=tuple(access.parts),
+            findings=(*_by_area(access.findings), *await looking),
+        )
+    finally:
+        looking.cancel()
 
 
 def _by_area(findings: Iterable[Finding]) -> list[Finding]:
@@ -116,9 +122,11 @@ class _AccessExamination:
         self._now = now
         self._asker = Asker(source=source, dest=dest)
         self._trouble = ""
+        self._ends = 0.0
 
     async def examine(self) -> None:
         """Ask as the credentials are; without them, whether there is anybody to ask."""
+        self._ends = asyncio.get_running_loop().time() + ACCESS_SECONDS
         async with AsyncExitStack() as stack:
             try:
                 session = await self._open(stack, self._source)
@@ -220,10 +228,10 @@ class _AccessExamination:
             EndpointError: There is none yet.
         """
         try:
-            async with asyncio.timeout(ANSWER_SECONDS):
+            async with asyncio.timeout_at(self._ends), asyncio.timeout(ANSWER_SECONDS):
                 return await asking
         except TimeoutError:
-            trouble = self._trouble or f"{endpoint} does not answer within {ANSWER_SECONDS:g} s"
+            trouble = self._trouble or f"{endpoint} does not answer in time"
             raise EndpointError(trouble, hint=_LATER) from None
 
     async def _pause(self, seconds: float) -> None:

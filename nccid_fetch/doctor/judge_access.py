@@ -126,7 +126,7 @@ def of_error(error: RunError, asker: Asker) -> Finding:
         return problem(
             Area.SOURCE, "certificate", shown, "if it is your own network's: export AWS_CA_BUNDLE=/path/to/its-ca.pem"
         )
-    return problem(Area.SOURCE, "endpoint", f"curl --head {shlex.quote(asker.url)}")
+    return problem(Area.SOURCE, "endpoint", f"curl --head --max-time 20 {shlex.quote(asker.url)}")
 
 
 def _with_port(host: str) -> str:

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from ..keys import SEGMENT_BYTES_MAX
 from ..settings import OPEN_FILES_BESIDE, OPEN_FILES_PER_OBJECT, Settings, Source
+from ..units import size_text
 from .findings import Area, Finding, State, again
 from .premises import Premises
 from .records import Damaged, Healthy, Held, Newer
@@ -49,7 +50,7 @@ def findings_of(seen: Premises, source: Source, dest: Path, open_files: int | No
         yield _no_folder(seen, source, dest)
         return
     yield _folder(seen, dest)
-    yield from _space(seen, dest)
+    yield from _space(seen, source, dest)
     if seen.mode is not None:
         yield _permissions(seen.mode, dest)
     if seen.owner is not None:
@@ -89,7 +90,7 @@ def _folder(seen: Premises, dest: Path) -> Finding:
     )
 
 
-def _space(seen: Premises, dest: Path) -> Iterator[Finding]:
+def _space(seen: Premises, source: Source, dest: Path) -> Iterator[Finding]:
     """Yield whether there is room: for anything, and for what is still to come, as far as that is known."""
     have = seen.health if isinstance(seen.health, Healthy) else Healthy(bucket="", group="")
     free = seen.space
@@ -98,17 +99,17 @@ def _space(seen: Premises, dest: Path) -> Iterator[Finding]:
     else:
         wanted, missing_bytes, missing_files = "what was last listed", have.listed_bytes, have.listed_objects
     missing_bytes, missing_files = max(0, missing_bytes - have.bytes), max(0, missing_files - have.objects)
-    told = f"{free.bytes / 1e9:,.1f} GB are free, and {wanted} takes about {missing_bytes / 1e9:,.1f} GB more"
+    told = f"{size_text(free.bytes)} are free, and {wanted} takes about {size_text(missing_bytes)} more"
     if free.bytes < BYTES_MIN or seen.is_full:
         quota = " and no more can be written (is it a quota?)" if free.bytes >= BYTES_MIN else ""
         yield _problem(
             "space",
-            f"{free.bytes / 1e9:,.3f} GB are free{quota}",
-            f"make room, or choose another --dest; {wanted} takes about {missing_bytes / 1e9:,.1f} GB more",
+            f"{size_text(free.bytes)} are free{quota}",
+            f"make room, or choose another --dest; {wanted} takes about {size_text(missing_bytes)} more",
             f"df -h {_quoted(seen.nearest)}",
         )
     elif free.bytes < missing_bytes:
-        yield _noted("space", told, _PLAN_SAYS, f"nccid-fetch plan --dest {_quoted(dest)}")
+        yield _noted("space", told, _PLAN_SAYS, again(source, dest, "plan"))
     else:
         yield _well("space", told)
     if free.files is None:
@@ -125,7 +126,7 @@ def _space(seen: Premises, dest: Path) -> Iterator[Finding]:
             "files",
             f"{free.files:,} more files (inodes) are possible, and {wanted} is about {missing_files:,} more",
             _PLAN_SAYS,
-            f"nccid-fetch plan --dest {_quoted(dest)}",
+            again(source, dest, "plan"),
         )
 
 
@@ -178,13 +179,14 @@ def _open_files(open_files: int | None) -> Finding:
     """Say how many objects may be in flight. The default is what is held against, as any other number is a choice."""
     limited = Settings(dest=Path(), open_files=open_files)
     wanted = Settings(dest=Path()).concurrency_max
-    command = f"ulimit -n {_DESCRIPTORS}"
+    # `ulimit -n` would do no more than was tried already, which is to go as far as the system lets us.
+    command = f"sudo prlimit --pid $$ --nofile={_DESCRIPTORS}:{_DESCRIPTORS}"
     if open_files is None or limited.concurrency_max >= wanted:
         allowed = "any number of" if open_files is None else f"{open_files:,}"
         most = Settings(dest=Path(), open_files=open_files, concurrency="auto").concurrency_max
         return _well("open files", f"{allowed} files may be open: enough for {most} objects in flight and more")
     told = f"{open_files:,} files may be open: enough for {limited.concurrency_max} of {wanted} objects in flight"
-    hint = "raise the limit in this shell, or have it raised (/etc/security/limits.conf)"
+    hint = "raise the limit of this shell, or have it raised for good (/etc/security/limits.conf)"
     if open_files < OPEN_FILES_BESIDE + OPEN_FILES_PER_OBJECT:
         return _problem("open files", f"{open_files:,} files may be open, which is too few for a run", hint, command)
     return _noted("open files", told, hint, command)
@@ -237,7 +239,7 @@ def _healthy(journal: Healthy, source: Source, dest: Path) -> Finding:
             again(source, dest, "doctor", bucket=journal.bucket, group=journal.group),
         )
     if journal.looked_through:
-        told = f"it is whole: {journal.objects:,} objects, {journal.bytes / 1e9:,.1f} GB"
+        told = f"it is whole: {journal.objects:,} objects, {size_text(journal.bytes)}"
     else:
         told = "no damage was found in the part of it that there was time for"
     if journal.last_run is not None:

@@ -1,4 +1,4 @@
-"""The destination, looked at: nothing is made there that stays, and nothing in the tree at all."""
+"""The destination, looked at: nothing is made there that stays, nothing in the tree at all, and no folder looks newer for it."""
 
 import os
 import sqlite3
@@ -112,20 +112,33 @@ def _with_probe(seen: Premises) -> Premises:
 @contextmanager
 def _probed(seen: Premises) -> Iterator[Path]:
     """Give the folder to try things in: that for state, which is made for it and taken away; or what will be above DEST."""
-    if not seen.is_there:
-        yield seen.nearest
-        return
     folder = seen.nearest / STATE_FOLDER
+    with _times_kept(seen.nearest):
+        if not seen.is_there:
+            yield seen.nearest
+            return
+        try:
+            folder.mkdir(0o700)
+        except FileExistsError:
+            with _times_kept(folder):
+                yield folder
+            return
+        try:
+            yield folder
+        finally:
+            with suppress(OSError):  # A run that began in the same moment has taken it for its own.
+                folder.rmdir()
+
+
+@contextmanager
+def _times_kept(folder: Path) -> Iterator[None]:
+    """Let a folder have the times after the block that it had before: backups go by them."""
+    before = folder.stat()
     try:
-        folder.mkdir(0o700)
-    except FileExistsError:
-        yield folder
-        return
-    try:
-        yield folder
+        yield
     finally:
-        with suppress(OSError):  # A run that began in the same moment has taken it for its own.
-            folder.rmdir()
+        with suppress(OSError):  # It is somebody else's.
+            os.utime(folder, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
 def _with_journal(seen: Premises, dest: Path) -> Premises:

@@ -14,10 +14,11 @@ from nccid_fetch import __version__
 from nccid_fetch.cli import options
 from nccid_fetch.cli.closing import print_summary
 from nccid_fetch.cli.flags import Format
-from nccid_fetch.cli.output import answer, heard_by, note, objects_text, print_json, size_text, time_text
+from nccid_fetch.cli.output import answer, heard_by, note, objects_text, print_json
 from nccid_fetch.errors import UsageError
 from nccid_fetch.keys import printable
 from nccid_fetch.summary import Summary
+from nccid_fetch.units import size_text, time_text
 
 if TYPE_CHECKING:
     from nccid_fetch.cli.narration import Sentence
@@ -34,7 +35,8 @@ _SIGNALLED = 128
 _STDOUT = Path("-")
 _UNSAID = {"--on-finish": "(given)"}
 """Options whose values are not repeated: a command may have the address of a chat in it, which is a password."""
-_PASSWORD = re.compile(r"(?<=//)[^/@\s]*@")
+_PASSWORD = re.compile(r"(?<=//)\S*@")
+"""Up to the last @: what is none of a URL, as a password with one of its own, is written down before it is refused."""
 _RUNS = ("all", "get", "plan")
 """The commands whose stdout has nothing but the summary, so that events may take its place."""
 

@@ -4,6 +4,7 @@ Two processes may append to one log: a line is written at once, and whoever turn
 that the other one finds a new file instead of turning that over as well.
 """
 
+import atexit
 import fcntl
 import json
 import logging
@@ -77,6 +78,8 @@ class Log:
         if self._outlet.close(seconds):
             with suppress(OSError):  # Which was said already.
                 self._file.close()
+        else:
+            atexit.unregister(logging.shutdown)  # It would wait for the thread, and nobody knows how long.
 
     def _gap(self, lost: int) -> str:
         return self._line("warning", f"{lost:,} lines are missing here: the log could not be written fast enough", {})

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
+from errno import EEXIST
 from pathlib import Path
 
 from nccid_fetch import __version__
@@ -157,7 +158,13 @@ class Metrics:
             yield "in_flight_limit", "gauge", "How many objects may be in flight.", [({}, tally.limit.objects)]
 
     def _write(self, text: str) -> None:
-        """Replace the file, so that whoever collects it never reads half of it."""
+        """Replace the file, so that whoever collects it never reads half of it.
+
+        Raises:
+            OSError: It cannot be written, or is no file: a pipe or a device is not replaced.
+        """
+        if self._path.exists() and not self._path.is_file():
+            raise FileExistsError(EEXIST, "it is no file", str(self._path))
         waiting = self._path.with_name(f".{self._path.name}.{os.getpid()}")  # Collected are names that end in .prom.
         waiting.unlink(missing_ok=True)
         descriptor = os.open(waiting, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, MODE)
@@ -197,4 +204,5 @@ def exposition(metrics: Iterator[tuple[str, str, str, Samples]], labels: Mapping
 
 
 def _escape(text: str) -> str:
+    text = text.encode(errors="backslashreplace").decode()  # The name of a folder need not be UTF-8.
     return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
