@@ -51,6 +51,10 @@ kill: $(VENV)/.dev ## Kill real runs at RUNS random moments, and see that each i
 soak: $(VENV)/.dev ## Run after run for SECONDS in bad weather: the right tree in the end, and flat memory; SEED=
 	$(BIN)/python -m tests.soak --seconds $(or $(SECONDS),3600) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
+.PHONY: limits
+limits: $(VENV)/.dev ## Show limits, hours and stops holding, measured by a server; SECONDS=60
+	$(BIN)/python -m tests.limits --seconds $(or $(SECONDS),60) $(ARGS)
+
 .PHONY: nth
 nth: $(VENV)/.dev ## Fail each call to the disk and lose the power at each moment; many minutes
 	TESTS_LONG=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal --timeout 0 tests/test_nth_call.py tests/test_power_loss.py $(ARGS)
@@ -77,7 +81,7 @@ compare-faults: $(VENV)/.bench ## Meet faults with ours and with its peers, and 
 
 .PHONY: docs
 docs: $(VENV)/.dev $(VENV)/.docs ## Rewrite what is taken from the code, and build the documentation in build/docs
-	$(BIN)/python -m tests.docs
+	$(BIN)/python -m tests.reference
 	PYTHONPATH=$(VENV)/docs $(BIN)/python -m sphinx --quiet --fail-on-warning --fresh-env docs build/docs
 	@echo "The documentation begins at build/docs/index.html"
 

@@ -32,6 +32,7 @@ html_theme = "furo"
 html_title = f"nccid-fetch {__version__}"
 html_copy_source = False
 html_show_sourcelink = False
+html_show_copyright = False  # The licence says it.
 html_static_path = ["static"]
 html_css_files = ["site.css"]
 

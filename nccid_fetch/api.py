@@ -56,12 +56,12 @@ class FetchOptions(PlanOptions, total=False):
     verify: Verify | str
     durability: Durability | str
     transport: Transport | str
-    bwlimit: str | int | None
+    bwlimit: float | str | None
     window: str | None
     attempts: int
     stall: float
     max_duration: float | None
-    max_bytes: int | str | None
+    max_bytes: float | str | None
     max_patients: int | None
     on_failure: OnFailure | str
     require_verified: bool
@@ -231,11 +231,9 @@ def _settings(options: PlanOptions | FetchOptions, dest: str | Path, parts: tupl
     return Settings(dest=Path(dest), parts=parts, open_files=None if soft == resource.RLIM_INFINITY else soft, **chosen)
 
 
-def _size(given: int | str) -> int:
-    if isinstance(given, int):
-        return given
+def _size(given: object) -> int:
     try:
-        return parse_size(given)
+        return parse_size(str(given))
     except ValueError as error:
         raise UsageError(f"max_bytes: {error}", hint="a number, or a text like '500GB'") from None
 
@@ -243,7 +241,7 @@ def _size(given: int | str) -> int:
 _TEXTS: dict[str, Callable[[Any], object]] = {
     "max_bytes": _size,
     "bwlimit": lambda given: Timetable(str(given)),
-    "window": Window,
+    "window": lambda given: Window(str(given)),
 }
 """What is read from a text."""
 

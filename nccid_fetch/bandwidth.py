@@ -64,7 +64,10 @@ class Bandwidth:
     def owe(self, size: int) -> None:
         """Take bytes that were received already; or give back, by a negative number, what was taken and did not come."""
         self._advance()
-        self._taken += size
+        if size > 0:
+            self._taken += size
+        else:  # Whoever waits moves up. Were the line made shorter, they would stand beyond its end, which nobody ever reaches.
+            self._served -= size
 
     def toggle(self) -> None:
         """Put the timetable aside, or go by it again. Whoever waits learns of it within a second."""

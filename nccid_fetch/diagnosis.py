@@ -6,6 +6,7 @@ from pathlib import Path
 
 from .errors import DestinationError, DestinationFullError, UsageError
 from .model import Space
+from .units import size_text
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
 CROWDED = {errno.EMFILE, errno.ENFILE}
@@ -19,7 +20,7 @@ def destination_error(error: OSError, dest: Path) -> DestinationError:
     if error.errno == errno.ENOSPC:
         free = space_of(dest)
         files = "" if free.files is None else f" and {free.files:,} files"
-        return DestinationFullError(f"{dest} is full: {free.bytes / 1e9:,.3f} GB{files} are left", hint=_MAKE_ROOM)
+        return DestinationFullError(f"{dest} is full: {size_text(free.bytes)}{files} are left", hint=_MAKE_ROOM)
     if error.errno == errno.EXDEV:
         return DestinationError(
             f"a folder in {dest} is on another file system, and a file gets its name only within one",

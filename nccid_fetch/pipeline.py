@@ -218,7 +218,8 @@ async def _flow(
         async with asyncio.TaskGroup() as workers:
             at_work = [
                 workers.create_task(
-                    loud(_work, lanes, breaker, tools, committer, account=account, limit=limit), name=f"worker-{number}"
+                    loud(_work, lanes, breaker, tools, committer, brake, account=account, limit=limit),
+                    name=f"worker-{number}",
                 )
                 for number in range(settings.concurrency_max)
             ]
@@ -328,12 +329,19 @@ def _count(page: Sequence[RemoteObject], group: str, listed: dict[str, Count]) -
 
 
 async def _work(
-    lanes: Lanes, breaker: _Breaker, tools: Tools, committer: Committer, *, account: _Account, limit: _Limit
+    lanes: Lanes,
+    breaker: _Breaker,
+    tools: Tools,
+    committer: Committer,
+    brake: Brake,
+    *,
+    account: _Account,
+    limit: _Limit,
 ) -> None:
     """Do what is due, one object after another, until there is no more."""
     while (decision := await lanes.take()) is not None:
         try:
-            ending = await _deal_with(decision, breaker, tools, limit)
+            ending = await _deal_with(decision, breaker, tools, brake, limit)
             if ending is not None:
                 await committer.put(ending)
             else:
@@ -343,14 +351,14 @@ async def _work(
             raise
 
 
-async def _deal_with(decision: Due, breaker: _Breaker, tools: Tools, limit: _Limit) -> Ending | None:
-    """Bring one object to its end; None if its part was given up."""
+async def _deal_with(decision: Due, breaker: _Breaker, tools: Tools, brake: Brake, limit: _Limit) -> Ending | None:
+    """Bring one object to its end; None if, when it had its place, its part was given up or the run was stopped."""
     remote = decision.remote
     part = part_of(remote.key, tools.group)
     await tools.slots.acquire()
     began = tools.clock.now()
     try:
-        if part in breaker.given_up:
+        if part in breaker.given_up or brake.is_halted:
             return None
         ending = await _carry_out(decision, tools)
     except ObjectError as error:

@@ -8,6 +8,7 @@ running out of room is found out by running out of it.
 from .errors import DestinationFullError
 from .events import Committed, Event, Fetched, PagePlanned, Report, RoomShort
 from .model import Fetch, Space
+from .units import size_text
 
 
 class Room:
@@ -59,5 +60,5 @@ class Room:
         if files <= 0:
             return error
         return DestinationFullError(
-            f"{error}; at least {max(size, 0) / 1e9:,.3f} GB in {files:,} files are still to come", error.hint
+            f"{error}; at least {size_text(max(size, 0))} in {files:,} files are still to come", error.hint
         )

@@ -1,7 +1,7 @@
 """Sizes, rates and times as people write them.
 
 `KB MB GB TB` are powers of 1000, `K M G T` and `KiB MiB GiB TiB` powers of 1024, as the contract says; a rate is a
-size per second. Errors are ValueErrors whose text stands for itself in a message.
+size per second. Errors are ValueErrors whose text stands for itself in a message. What is shown is in powers of 1000.
 """
 
 import re
@@ -9,6 +9,7 @@ import re
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?B)?", re.IGNORECASE)
 _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d|)")
+_UNITS = ("B", "KB", "MB", "GB", "TB", "PB")
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
@@ -59,3 +60,29 @@ def parse_duration(text: str) -> float:
     if not found:
         raise ValueError(f"{text!r} is not a time like 30s, 15m or 8h")
     return float(found[1]) * _SECONDS[found[2]]
+
+
+def size_text(size: float) -> str:
+    """Return a size in powers of 1000.
+
+    >>> size_text(1234567)
+    '1.2 MB'
+    """
+    unit = 0
+    while size >= 999.5 and unit < len(_UNITS) - 1:
+        size, unit = size / 1000, unit + 1
+    return f"{size:.0f} {_UNITS[unit]}" if unit == 0 or size >= 99.95 else f"{size:.1f} {_UNITS[unit]}"
+
+
+def time_text(seconds: float) -> str:
+    """Return a duration in the two units that matter.
+
+    >>> time_text(3725)
+    '1h 02m'
+    """
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m {whole % 60:02}s"
+    return f"{whole // 3600}h {whole // 60 % 60:02}m"

@@ -13,7 +13,7 @@ What is done with a block depends on its first line:
                         unit the command is run with the environment that systemd gives, and so is each line of a crontab with cron's
     {...}               a directive of Sphinx, which is checked by building the site
 
-The sandbox has a home folder and a warehouse; /data and /var/log stand for folders in it. What a machine may not have, or a test must not do, is
+The sandbox has a home folder and a warehouse, and it is ten at night there; /data and /var/log stand for folders in it. What a machine may not have, or a test must not do, is
 played by a stub: `_STUBS` says what each does and that is all they do.
 """
 
@@ -32,19 +32,23 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 from .forks import client
+from .reference import COMMAND_LINE
 
 ROOT = Path(__file__).parent.parent
 PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
     ROOT / "benchmarks" / "README.md",
-    *sorted(ROOT.glob("docs/**/*.md")),
+    *sorted(set(ROOT.glob("docs/**/*.md")) - {COMMAND_LINE}),  # The examples of its help are parsed by other tests.
 ]
-_FENCE = re.compile(r"^```(.*?)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(r"^( *)```(.*?)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+"""Also one in an item of a list, which is indented."""
 FILES = {"toml", "ini", "bash", "crontab"}
 _CRON = re.compile(r"(?:[\d*/,-]+\s+){4}[\w*/,-]+\s+(?P<command>.*)")
 _RECORD = 'echo "${0##*/} $*" >>"$RECORD"\n'
@@ -109,7 +113,11 @@ def blocks(page: Path) -> list[Block]:
     text = page.read_text()
     return [
         Block(
-            page, text.count("\n", 0, found.start()) + 1, found[1].strip(), found[2], _paragraph(text[: found.start()])
+            page,
+            text.count("\n", 0, found.start()) + 1,
+            found[2].strip(),
+            dedent(found[3]),
+            _paragraph(text[: found.start()]),
         )
         for found in _FENCE.finditer(text)
     ]
@@ -117,6 +125,15 @@ def blocks(page: Path) -> list[Block]:
 
 def _paragraph(text: str) -> str:
     return text.rstrip().rpartition("\n\n")[2]
+
+
+def night(now: datetime) -> str:
+    """Return the time zone in which it is between ten and eleven at night.
+
+    >>> night(datetime(2026, 11, 22, 9, 30, tzinfo=UTC))
+    'NIGHT+11'
+    """
+    return f"NIGHT{(now.hour - 22 + 11) % 24 - 11:+}"
 
 
 def file_of(block: Block) -> str:
@@ -194,12 +211,8 @@ class Sandbox:
         path = self.folder / "record"
         return path.read_text() if path.exists() else ""
 
-    def do(self, block: Block, *, only_put: bool = False) -> None:
+    def do(self, block: Block) -> None:
         """Do what a block says, or compare it with what was done.
-
-        Args:
-            block: The block.
-            only_put: Of a file, only put it where it belongs.
 
         Raises:
             AssertionError: It did not go as the document says.
@@ -217,7 +230,7 @@ class Sandbox:
             case "json":
                 _parse(block.text)
             case kind if kind in FILES:
-                self._file(block, only_put=only_put)
+                self._file(block)
             case kind:
                 assert kind.startswith("{"), f"{block}: nobody knows what is to be done with it"
 
@@ -272,17 +285,17 @@ class Sandbox:
                 exec(code, self._names)
         self._printed = printed.getvalue().replace(f"{self.folder}/data", "/data")
 
-    def _file(self, block: Block, *, only_put: bool) -> None:
+    def _file(self, block: Block) -> None:
         name = file_of(block)
         if block.kind == "crontab":
-            self._crontab(block, only_put=only_put)
+            self._crontab(block)
             return
         path = self._home(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(self._here(block.text))
         if block.kind == "toml":
             tomllib.loads(block.text)
-            if path.name == "config.toml" and not only_put:
+            if path.name == "config.toml":
                 self.run("nccid-fetch config >/dev/null")
                 assert self._code == 0, f"{block}: {self._printed}"
         if block.kind == "ini":
@@ -291,18 +304,16 @@ class Sandbox:
             unit.read_string(self._here(block.text))
             if unit.has_option("Service", "ExecStart"):
                 command = unit["Service"]["ExecStart"].replace("%h", "$HOME")
-                if not only_put:
-                    self._outside(block, command)
+                self._outside(block, command)
 
-    def _crontab(self, block: Block, *, only_put: bool) -> None:
+    def _crontab(self, block: Block) -> None:
         for line in block.text.splitlines():
             if not line or line.startswith("#"):
                 continue
             found = _CRON.fullmatch(line)
             assert found, f"{block}: {line}"
             assert not re.search(r"(?<!\\)%", line), f"{block}: cron takes a % for the end of the line"
-            if not only_put:
-                self._outside(block, found["command"].replace("\\%", "%"))
+            self._outside(block, found["command"].replace("\\%", "%"))
 
     def _outside(self, block: Block, command: str) -> None:
         """Run what cron or systemd would run: no shell of the reader, hardly an environment."""
@@ -317,6 +328,7 @@ class Sandbox:
             "LANG": "C.UTF-8",
             "PATH": os.pathsep.join(path),
             "RECORD": str(self.folder / "record"),
+            "TZ": night(datetime.now(UTC)),
             "AWS_EC2_METADATA_DISABLED": "true",
         }
 

@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,7 @@ def _answer(connection: socket.socket, call: dict[str, Any], descriptors: list[i
         os.chdir(call["folder"])
         os.environ.clear()
         os.environ.update(call["environment"])
+        time.tzset()
         sys.argv = ["nccid-fetch", *call["arguments"]]
         connection.send(str(os.getpid()).encode())
         from nccid_fetch.cli.main import main  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""The manual page, made from the command line itself. `python -m tests.docs` writes it, a test compares it.
+"""The manual page, made from the command line itself. `python -m tests.reference` writes it, a test compares it.
 
 There are generators for click's commands, but typer brings a click of its own, which they do not know.
 """
@@ -52,7 +52,7 @@ def _lines(root: Any) -> Iterator[str]:
     yield from (".SH NAME", "nccid\\-fetch \\- fetch the National COVID\\-19 Chest Imaging Database")
     yield ".SH SYNOPSIS"
     for name, command in root.commands.items():
-        yield from (".PP", f"\\fBnccid\\-fetch {escaped(name)}\\fR {escaped(_arguments(command))}")
+        yield from (".PP", f"\\fBnccid\\-fetch {escaped(name)}\\fR {escaped(arguments(command))}")
     yield from (".SH DESCRIPTION", escaped(root.help), ".PP", escaped(EVERY_OPTION))
     yield ".SH COMMANDS"
     for name, command in root.commands.items():
@@ -68,7 +68,8 @@ def _lines(root: Any) -> Iterator[str]:
     yield from (".SH SEE ALSO", "\\fBaws\\fR(1)")
 
 
-def _arguments(command: Any) -> str:
+def arguments(command: Any) -> str:
+    """Return what a command takes, in its order."""
     words = [_argument(parameter) for parameter in command.params if _is_argument(parameter)]
     return " ".join(["[OPTION]...", *words])
 

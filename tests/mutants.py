@@ -514,6 +514,13 @@ GUARDS = (
         "test_pipeline.py::test_an_object_that_gets_lost_on_the_way_is_a_defect_and_no_success",
     ),
     Guard(
+        "a signal that asks for something ends no command that is still being loaded",
+        "cli/main.py",
+        "going_to(end_at_once, ENDING)",
+        "going_to(end_at_once)",
+        "test_kill.py::test_before_the_first_and_after_the_last_words_no_signal_that_asks_for_something_ends_the_process",
+    ),
+    Guard(
         "a signal waits for nothing longer than 5 seconds",
         "cli/runner.py",
         "(second := news.get(timeout=max(0.0, ends - monotonic())))",
@@ -674,7 +681,7 @@ GUARDS = (
         "admission.py",
         "if not self._heads or self._brake.is_halted:",
         "if not self._heads:",
-        "test_stopping.py::test_with_the_first_failure_nothing_more_is_begun_and_what_is_in_flight_finishes",
+        "test_admission.py::test_when_the_run_is_halted_nothing_is_taken_any_more",
     ),
     Guard(
         "a patient's turn is when all parts have listed past it",
@@ -731,6 +738,13 @@ GUARDS = (
         "        worker.cancel()",
         "        pass",
         "test_stopping.py::test_what_is_in_flight_has_a_minute_and_no_longer_than_the_run_and_is_dropped",
+    ),
+    Guard(
+        "what waits for a place when the run is halted is not begun",
+        "pipeline.py",
+        " or brake.is_halted:",
+        ":",
+        "test_stopping.py::test_with_the_first_failure_nothing_that_waits_for_a_place_is_begun_either",
     ),
     Guard(
         "what was dropped is passed over, and counted",
@@ -1389,6 +1403,13 @@ GUARDS = (
         "            if self._has_lead or self._is_shut:\n",
         "            if self._has_lead:\n",
         "test_hours.py::test_outside_of_its_hours_nothing_is_asked_for_and_then_it_goes_on",
+    ),
+    Guard(
+        "what is given back to the bandwidth leaves nobody beyond the end of the line",
+        "bandwidth.py",
+        "self._served -= size",
+        "self._taken += size",
+        "test_bandwidth.py::test_what_is_given_back_lets_those_who_wait_move_up_and_leaves_nobody_beyond_the_end_of_the_line",
     ),
     Guard(
         "no more is received than was taken from the bandwidth",

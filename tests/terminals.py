@@ -24,6 +24,7 @@ VARYING = (
     (r"(?<= in )[\dhms ]+$", "42s"),
     (r"for [\dhms ]*\ds, ", "for 5s, "),
     (r"-?[\dhms ]*\ds of (?=\d+m)", "5s of "),
+    (r"process \d+ on \S+?(?=[,)])", "process 4242 on workstation"),
 )
 """What is another on each run, and what stands for it."""
 

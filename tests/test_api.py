@@ -211,6 +211,7 @@ def test_fetch_carries_out_a_plan_that_the_command_line_wrote(s3: ScriptedS3, tm
     [
         {"max_bytes": 1},
         {"max_bytes": "1"},
+        {"max_bytes": 1e0},
         {"max_patients": 1, "on_failure": "stop", "max_duration": 3600.0},
     ],
     ids=str,
@@ -305,6 +306,8 @@ def test_stopping_a_notebooks_cell_stops_the_run(s3: ScriptedS3, tmp_path: Path)
             {"bwlimit": 0},
             {"bwlimit": "fast"},
             {"window": "always"},
+            {"window": 19},
+            {"max_bytes": -1},
         ),
         *(
             {"stall": 0.0},

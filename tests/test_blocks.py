@@ -12,15 +12,9 @@ import pytest
 
 from nccid_fetch.demo.synthetic import warehouse
 
-from .blocks import FILES, PAGES, ROOT, Block, Sandbox, blocks, calls, file_of
+from .blocks import PAGES, ROOT, Sandbox, blocks, calls
 from .docs import commands
 from .servers.scripted import ScriptedS3
-
-NOT_YET = (
-    *("doctor", "status", "config"),
-    *("--bwlimit", "--window", "--max-duration", "--max-bytes", "--max-patients", "--log-file", "--on-finish"),
-)
-"""Commands and options that the documents speak of and the program does not have yet."""
 
 SHELLS = {"sh", "console", "bash", "ini", "crontab"}
 OF_OTHERS = {"coming-from.md", "faults-compared.md"}
@@ -45,16 +39,6 @@ def known() -> set[str]:
         | {"--help", "--version"}
         | {flag for command in tree.values() for each in command.params for flag in each.opts}
     )
-
-
-def is_not_yet(block: Block) -> bool:
-    shell = block.text if block.kind in SHELLS else ""
-    keys = (
-        {f"--{key}" for key in re.findall(r"^([a-z-]+) = ", block.text, re.MULTILINE)}
-        if block.kind == "toml"
-        else set()
-    )
-    return bool((mentioned(shell.replace("$ nccid", "nccid")) | keys) & set(NOT_YET))
 
 
 @pytest.fixture(scope="module")
@@ -86,19 +70,13 @@ def test_every_block_does_what_its_page_says(
         monkeypatch.delenv(name)
     for name, value in sandbox.environment.items():
         monkeypatch.setenv(name, value)
-    waits = False
-    waiting: set[str] = set()  # Files.
     for block in blocks(page):
-        # What starts a file that cannot run yet, and what is compared with what does not run yet, wait with it.
-        waits = is_not_yet(block) or any(name in block.text for name in waiting) or (waits and block.kind == "text")
-        waiting |= {file_of(block).rpartition("/")[2]} if waits and block.kind in FILES else set()
-        if not waits or block.kind in FILES:
-            sandbox.do(block, only_put=waits)
+        sandbox.do(block)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_command_and_option_that_a_page_speaks_of_exists(page: Path) -> None:
-    prose = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    prose = re.sub(r"^( *)```.*?^\1```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     if page.name in OF_OTHERS:
         prose = "".join(re.findall(r"([^|]*)\|$", prose, re.MULTILINE))  # The last column is ours.
     spoken: set[str] = set()
@@ -106,11 +84,9 @@ def test_every_command_and_option_that_a_page_speaks_of_exists(page: Path) -> No
         spoken |= mentioned(words) | ({words.split()[0].partition("=")[0]} if words.startswith("--") else set())
     for block in blocks(page):
         spoken |= mentioned(block.text.replace("$ nccid", "nccid")) if block.kind in SHELLS else set()
-    assert spoken - known() - set(NOT_YET) <= FOREIGN
+    assert spoken - known() <= FOREIGN
 
 
-def test_nothing_is_waited_for_that_is_there_or_that_no_document_speaks_of() -> None:
-    texts = [page.read_text() for page in PAGES]
-    for name in NOT_YET:
-        assert name not in known(), f"{name} is there: strike it from NOT_YET"
-        assert any(re.search(rf"(?<![\w-]){name}(?![\w-])", text) for text in texts), f"nobody speaks of {name}"
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_fence_is_overlooked(page: Path) -> None:
+    assert len(re.findall(r"^ *(?:```|~~~)", page.read_text(), re.MULTILINE)) == 2 * len(blocks(page))

@@ -1068,3 +1068,14 @@ def test_a_dry_run_says_that_it_shows_all(cli: Cli, s3: ScriptedS3, dest: Path) 
     ended = cli("all", "--dest", dest, "--dry-run", "--max-patients", "1", "--format", "json")
     assert (ended.code, ended.json["planned"]["fetch"]["objects"]) == (0, len(OBJECTS))
     assert ended.err.splitlines()[0] == "note: --dry-run shows all that is to be fetched, whatever --max-patients says"
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_standard_stream_that_is_closed_leads_nowhere_and_no_file_takes_its_place(
+    s3: ScriptedS3, dest: Path, closed: str
+) -> None:
+    command = ["sh", "-c", f'exec "$@" {closed}', "sh", str(SCRIPT), "get", "data", "--dest", str(dest)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+    assert done.returncode == 0
+    assert ("Complete" in done.stdout) is (">&-" not in closed.split())
+    assert files(dest) == expected("training/data/")

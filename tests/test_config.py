@@ -18,6 +18,7 @@ from nccid_fetch.cli.configfile import settable
 from nccid_fetch.cli.main import main
 
 from . import snapshots
+from .catalogue import fault
 
 Ended = tuple[int, str, str]
 Cli = Callable[..., Ended]
@@ -192,6 +193,7 @@ def test_what_is_more_than_python_reads_is_no_toml_either(cli: Cli, write: Write
     assert err.startswith(f"error: {path} is not TOML: ")
 
 
+@fault(119)
 @pytest.mark.parametrize("mode", [0o620, 0o602, 0o666])
 def test_a_file_that_others_may_write_to_is_refused(cli: Cli, write: Write, mode: int) -> None:
     path = write("strict = true\n")

@@ -16,7 +16,6 @@ from rich.console import Console
 from nccid_fetch.cli import strays
 from nccid_fetch.cli.block import Block, wrapped
 from nccid_fetch.cli.display import Display, line, shown
-from nccid_fetch.cli.output import size_text, time_text
 from nccid_fetch.errors import Reason
 from nccid_fetch.events import (
     Adopted,
@@ -39,6 +38,7 @@ from nccid_fetch.events import (
 from nccid_fetch.model import ETag, Fetch, PartState, RemoteObject, Skip, VerifiedBy, Why
 from nccid_fetch.progress import Meter, Progress, Rate, Waiting
 from nccid_fetch.summary import Tally
+from nccid_fetch.units import size_text, time_text
 
 MB = 1_000_000
 

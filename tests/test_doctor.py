@@ -452,9 +452,12 @@ def test_a_disk_that_takes_its_time_is_looked_at_meanwhile(
     cli: Cli, s3: ScriptedS3, dest: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     is_looked_at, seen = threading.Event(), []
-    monkeypatch.setattr(
-        "nccid_fetch.doctor.examination.look_at", lambda dest: (is_looked_at.set(), premises.look_at(dest))[1]
-    )
+
+    def look_at(dest: Path) -> object:
+        is_looked_at.set()
+        return premises.look_at(dest)
+
+    monkeypatch.setattr("nccid_fetch.doctor.examination.look_at", look_at)
     s3.script("list", Do(lambda: seen.append(is_looked_at.wait(10))), key="training/")
     assert cli("doctor", "--dest", dest).code == 0
     assert seen == [True]

@@ -210,6 +210,17 @@ def test_a_program_that_nobody_waits_for_is_ended() -> None:
     assert run(given_up()).returncode == -9
 
 
+def test_who_is_cancelled_stays_so_where_the_program_cannot_be_started() -> None:
+    async def cancelled() -> bool:
+        starting = asyncio.create_task(programs.start("/no/such/program"))
+        await asyncio.sleep(0)  # Now it is being started.
+        starting.cancel()
+        await asyncio.wait([starting])
+        return starting.cancelled()
+
+    assert run(cancelled())
+
+
 # --- The endpoint ---------------------------------------------------------------------------------
 
 

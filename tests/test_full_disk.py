@@ -24,6 +24,7 @@ from nccid_fetch.journal import Journal
 from nccid_fetch.model import ETag, Fetch, LocalFile, LocalKind, RemoteObject, Space, Why
 from nccid_fetch.reserve import RESERVE_BYTES, Reserve
 from nccid_fetch.room import Room
+from nccid_fetch.units import size_text
 
 from .catalogue import fault
 from .oracle import Run, check_tree, fetch, records, snapshot
@@ -107,7 +108,7 @@ def test_on_a_disk_that_fills_up_what_fits_stays_and_the_next_run_fetches_the_re
     assert full["code"] == full["summary"]["exit_code"] == 9
     assert full["said"].count("warning: what is planned so far takes") == 1
     left = count - full["summary"]["fetched"]["objects"]
-    missing = f"at least {left * size / 1e9:,.3f} GB in {left:,} files are still to come"
+    missing = f"at least {size_text(left * size)} in {left:,} files are still to come"
     assert missing in full["said"]
     assert "dest is full: " in full["said"]
     if short_of == "files":
@@ -251,7 +252,7 @@ def test_what_the_disk_says_of_one_file_ends_the_run_and_what_was_verified_is_re
     assert 15 <= len(present) == len(records(dest)) == run.tally.fetched.objects < 30
     if number in {errno.ENOSPC, errno.EDQUOT}:
         assert isinstance(run.error, DestinationFullError)
-        assert f"at least 0.000 GB in {30 - len(present)} files are still to come" in str(run.error)
+        assert re.search(rf"at least [\d.]+ K?B in {30 - len(present)} files are still to come", str(run.error))
     before = s3.gets()
     assert fetch(s3, dest).exit_code == 0
     assert s3.gets() - before == 30 - len(present)
@@ -332,7 +333,7 @@ def test_a_last_batch_without_room_is_9_and_not_a_few_failures(
         patch.setattr(os, "rename", full)
         run = fetch(s3, dest)
     assert run.exit_code == 9
-    assert "at least 0.000 GB in 1 files are still to come" in str(run.error)
+    assert re.search(r"at least [\d.]+ K?B in 1 files are still to come", str(run.error))
     assert check_tree(dest, snapshot(s3)) == set(records(dest)) == set(keys) - {keys[3]}
     assert fetch(s3, dest).exit_code == 0
 

@@ -244,15 +244,20 @@ def test_signals_that_ask_for_something_end_nothing_while_a_run_is_ending(s3: Sc
     assert code == summary["exit_code"] == 130
 
 
-def test_after_the_last_words_no_signal_that_asks_for_something_ends_the_process() -> None:
+def test_before_the_first_and_after_the_last_words_no_signal_that_asks_for_something_ends_the_process() -> None:
     script = (
-        "import atexit, os, signal\n"
-        "from nccid_fetch.cli import commands\n"
+        "import atexit, os, signal, sys\n"
+        "from nccid_fetch.cli import main\n"
+        "class Early:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'nccid_fetch.cli.commands': os.kill(os.getpid(), signal.SIGUSR1)\n"
+        "sys.meta_path.insert(0, Early())\n"
         "atexit.register(lambda: [os.kill(os.getpid(), n) for n in (signal.SIGUSR1, signal.SIGUSR2)])\n"
         "class Late:\n"
         "    def __del__(self, kill=os.kill, pid=os.getpid(), n=signal.SIGUSR1): kill(pid, n)\n"
         "os.late = Late()\n"
-        "commands.run(['--version'])\n"
+        "sys.argv[1:] = ['--help']\n"
+        "main.main()\n"
     )
     ended = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, env=environment())
     assert ended.returncode == 0, ended

@@ -93,7 +93,9 @@ def check_end(world: World, disk: FaultyDisk, run: Run | None) -> None:
     """Check how a run on a faulty disk has ended."""
     assert run is None or run.exit_code in {0, 1, 9}, run.error
     ended_well = run is not None and run.error is None
-    check_tree(world.dest, world.bucket.ever, killed=not ended_well or disk.struck[0] in TIDYING, foreign=BY_HAND)
+    check_tree(
+        world.dest, world.bucket.ever, killed=not ended_well or not TIDYING.isdisjoint(disk.struck), foreign=BY_HAND
+    )
     if run is not None and len(disk.struck) == 1 and disk.struck[0] not in TIDYING:
         staged = world.dest / ".nccid-fetch/staged"
         assert not staged.exists() or not list(staged.iterdir()), "a staged file is left"

@@ -10,12 +10,14 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from nccid_fetch.cli.main import main
+from nccid_fetch.cli.output import note
 
 from .catalogue import fault
 from .docs import commands
@@ -212,6 +214,15 @@ def test_a_record_that_cannot_be_gone_on_with_is_a_warning_and_never_the_end(
         for option in ("--events", "--log-file")
     ]
     assert (kept / "dest/ct/Covid0000/1/2/a.dcm").read_bytes() == b"image"
+
+
+def test_a_line_to_stderr_is_written_in_one_piece_so_that_lines_of_several_threads_do_not_mix(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pieces: list[str] = []
+    monkeypatch.setattr(sys, "stderr", SimpleNamespace(write=pieces.append, flush=lambda: None))
+    note("warning: a record cannot be written")
+    assert pieces == ["warning: a record cannot be written\n"]
 
 
 def test_a_reader_of_the_log_that_looks_away_does_not_hold_up_the_end_of_the_process(kept: Path) -> None:

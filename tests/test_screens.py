@@ -156,6 +156,30 @@ def test_a_run_that_is_held_says_by_what(scene: Scene) -> None:
     snapshots.check("screens/held-80x24", scrubbed(screen))
 
 
+def test_from_another_terminal_it_is_seen_how_far_a_run_is_whatever_size_that_one_has(scene: Scene) -> None:
+    with scene.shown(80, 24) as terminal:
+        later(scene, terminal, 4)
+        command = (sys.executable, "-m", "nccid_fetch", "status", "--watch", "--dest", "nccid-data")
+        with Terminal(*command, columns=130, lines=24, folder=scene.folder) as other:
+            screen = other.wait_for(lambda screen: "4s so far" in screen and "xray" in screen)
+            snapshots.check("screens/watch-130x24", scrubbed(screen))
+
+            # Over how many lines the first sentence goes now depends on the machine's name; all others have their place.
+            other.resize(40, 12)
+            screen = other.wait_for(lambda screen: "bytes" not in screen and "so far" in screen)
+            rows = screen.splitlines()
+            assert len(rows) == 11
+            assert rows[0].startswith("A run goes on: all, process")
+            assert re.fullmatch(r"and \d more", rows[-1])
+            assert screen.count("so far") == 1, "nothing is left of what was there before"
+
+            scene.let_go.set()
+            assert other.end() == 0
+            assert terminal.end() == 0
+            assert not other.screen.cursor.hidden
+            assert "so far" not in other.text(), "there is the page alone"
+
+
 def test_a_terminal_that_goes_away_ends_the_run_as_its_signal_does(scene: Scene) -> None:
     with scene.shown(80, 24) as terminal:
         later(scene, terminal, 4)

@@ -22,7 +22,7 @@ from nccid_fetch.cli import status as command
 from nccid_fetch.cli.publishing import published
 from nccid_fetch.cli.statuspage import Look, as_dict, page
 from nccid_fetch.errors import DestinationBusyError, DestinationError, DestinationFullError, Reason, UsageError
-from nccid_fetch.events import DestinationOpened, LastListed, RoomShort
+from nccid_fetch.events import DestinationOpened, LastListed, PartsKnown, RoomShort, Stopped, StoppedBy
 from nccid_fetch.holdings import JournalState, count_quarantine, journal_state, read_holdings
 from nccid_fetch.journal import Journal
 from nccid_fetch.keys import STATE_FOLDER
@@ -492,6 +492,20 @@ def test_a_command_leaves_how_it_ended(dest: Path, end: BaseException, code: int
     assert (status.end.exit_code, status.end.message, status.asked) == (code, message, ("ct",))
     assert [warning[:13] for warning in status.warnings] == ["room is short"]
     assert status.process == this_process()
+
+
+def test_a_run_that_was_stopped_leaves_by_what_and_how_to_go_on(dest: Path) -> None:
+    tally = Tally()
+    with suppress(typer.Exit), published("all", Source(), Settings(dest=dest), tally) as listen:
+        listen(DestinationOpened())
+        tally(PartsKnown(("ct",), {}))
+        tally(Stopped(StoppedBy.MAX_DURATION, "8h 00m are over"))
+        raise typer.Exit(10)
+    status = read_status(dest)
+    assert status is not None
+    assert status.end is not None
+    assert status.end.message == "it was stopped by --max-duration: 8h 00m are over"
+    assert status.end.hint == "run the same command again to go on"
 
 
 def test_a_run_that_never_had_the_destination_leaves_the_word_of_the_one_that_has_it(dest: Path) -> None:

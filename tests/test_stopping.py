@@ -503,6 +503,23 @@ def test_with_the_first_failure_nothing_more_is_begun_and_what_is_in_flight_fini
     assert present(here) == set(bucket.now)
 
 
+def test_with_the_first_failure_nothing_that_waits_for_a_place_is_begun_either(
+    world: Callable[[VirtualBucket], World],
+) -> None:
+    bucket = stocked(60, per_patient={"ct": 12}, weather=Refusing())
+    asked: list[int] = []
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Stopped):
+            asked.append(len(bucket.gets))
+
+    run = world(bucket).run(on_failure=OnFailure.STOP, concurrency="auto", report=listen)
+    assert run.exit_code == 1
+    assert run.tally.limit is not None
+    assert len(bucket.gets) <= asked[0] + run.tally.limit.objects, "the others in flight"
+    assert run.left_over > 300
+
+
 def test_a_refused_object_is_a_failure_too(world: Callable[[VirtualBucket], World]) -> None:
     bucket = stocked(20, per_patient={"ct": 12})
     bucket.put("training/ct/Covid0000/../escape", b"x")

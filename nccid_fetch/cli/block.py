@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from nccid_fetch.keys import printable
 from nccid_fetch.progress import PartProgress, Progress
+from nccid_fetch.units import size_text, time_text
 
-from .output import size_text, time_text, waiting_text
+from .output import waiting_text
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -110,9 +111,15 @@ def counts(progress: Progress) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A run as lines on a terminal: what holds it up, how far it is, what became of it, and a row for each part."""
+    """A run as lines on a terminal: what holds it up, how far it is, what became of it, and a row for each part.
+
+    Attributes:
+        progress: How far it is.
+        told: A sentence to stand above it all.
+    """
 
     progress: Progress
+    told: str = ""
 
     def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
         """Render it into the size that the terminal has at this moment."""
@@ -126,6 +133,7 @@ class Block:
         from rich.text import Text  # noqa: PLC0415 - slow to import, and only terminals need it.
 
         progress = self.progress
+        yield from (Text(row) for row in textwrap.wrap(printable(self.told), width))
         held = list(held_up_by(progress))
         if progress.waiting is not None and explained:
             held.append(printable(progress.waiting.message))

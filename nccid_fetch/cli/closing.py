@@ -13,8 +13,9 @@ from nccid_fetch.errors import Reason
 from nccid_fetch.keys import printable
 from nccid_fetch.model import PartState, VerifiedBy
 from nccid_fetch.summary import REFUSALS, Count, PartTally, Summary, Tally
+from nccid_fetch.units import size_text, time_text
 
-from .output import PROOFS, columns_of, objects_text, size_text, time_text
+from .output import PROOFS, columns_of, objects_text
 
 KEYS_SHOWN = 3
 """Of each reason; the journal has them all."""

@@ -14,7 +14,7 @@ from nccid_fetch.errors import DestinationError, RunError, UsageError
 
 from . import completion, flags, options
 from .help import AFTERWARDS, FETCH, LOOK_FIRST, SET_UP, Command, Group
-from .signals import ignore_questions, outlive_questions
+from .signals import ignore_questions
 
 if TYPE_CHECKING:
     from .records.keeping import Records
@@ -36,7 +36,6 @@ app = typer.Typer(
 def run(arguments: list[str]) -> NoReturn:
     """Run the command line and exit."""
     completion.prepare()
-    outlive_questions()
     try:
         code = app(arguments or ["--help"], prog_name=completion.PROGRAM, standalone_mode=False)
     except UsageError as error:  # The configuration file's.

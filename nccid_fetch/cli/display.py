@@ -17,6 +17,7 @@ from .output import note
 from .signals import ending_with
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from rich.live import Live
 
 PLAIN_SECONDS = 60
@@ -51,7 +52,7 @@ async def shown(tally: Tally, *, quiet: bool) -> AsyncIterator[None]:
     if quiet:
         yield
     elif sys.stderr.isatty() and os.environ.get("TERM") not in {"dumb", "unknown"}:
-        with ending_with(_show_cursor), live(Display(meter.read)):
+        with ending_with(_show_cursor), live(Display(meter.read).render, _Terminal(sys.stderr)):
             yield
     else:
         lines = asyncio.create_task(_lines(meter), name="progress")
@@ -61,8 +62,19 @@ async def shown(tally: Tally, *, quiet: bool) -> AsyncIterator[None]:
             lines.cancel()
 
 
-def live(display: Display) -> "Live":
-    """Return what keeps a display's block up to date on the terminal that stderr is, while it is entered."""
+def live(
+    render: Callable[[], "RenderableType"],
+    terminal: "TextIO | _Terminal",
+    *,
+    by_itself: bool = True,
+) -> "Live":
+    """Return what keeps a block up to date on a terminal, while it is entered.
+
+    Args:
+        render: Returns the block.
+        terminal: Where it is shown.
+        by_itself: Do so several times a second; else when `refresh` is called.
+    """
     from rich.console import Console  # noqa: PLC0415 - slow to import, and only terminals need it.
     from rich.live import Live  # noqa: PLC0415
 
@@ -87,8 +99,9 @@ def live(display: Display) -> "Live":
             self.console.file.write("\n" * height + f"\x1b[{last_line};1H")
 
     return Resizable(
-        get_renderable=display.render,
-        console=Console(file=_Terminal(sys.stderr), stderr=True),  # type: ignore[arg-type]
+        get_renderable=render,
+        console=Console(file=terminal, stderr=True),  # type: ignore[arg-type]
+        auto_refresh=by_itself,
         refresh_per_second=REFRESHES_PER_SECOND,
         transient=True,  # The summary that follows says it all again.
         redirect_stdout=False,  # Else the summary of a run that is left, display and all, would go to stderr.

@@ -14,10 +14,11 @@ from nccid_fetch.listing import Listing, survey
 from nccid_fetch.model import RemoteObject
 from nccid_fetch.settings import Source
 from nccid_fetch.summary import Count
+from nccid_fetch.units import size_text
 
 from . import options
 from .flags import Format
-from .output import answer, hold_text, note, print_json, print_table, size_text
+from .output import answer, hold_text, note, print_json, print_table
 from .runner import run
 
 

@@ -22,8 +22,9 @@ from nccid_fetch.events import (
     Stopped,
 )
 from nccid_fetch.model import PartState
+from nccid_fetch.units import size_text
 
-from .output import hold_text, limit_text, say, size_text
+from .output import hold_text, limit_text, say
 
 
 class Shown(Enum):

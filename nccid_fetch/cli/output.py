@@ -12,35 +12,9 @@ from nccid_fetch.keys import printable
 from nccid_fetch.model import PartState, VerifiedBy
 from nccid_fetch.progress import Waiting
 from nccid_fetch.summary import Summary
+from nccid_fetch.units import size_text, time_text
 
-_UNITS = ("B", "KB", "MB", "GB", "TB", "PB")
 _ASK = "choose another --profile, or ask NCCID for access"
-
-
-def size_text(size: float) -> str:
-    """Return a size in powers of 1000.
-
-    >>> size_text(1234567)
-    '1.2 MB'
-    """
-    unit = 0
-    while size >= 999.5 and unit < len(_UNITS) - 1:
-        size, unit = size / 1000, unit + 1
-    return f"{size:.0f} {_UNITS[unit]}" if unit == 0 or size >= 99.95 else f"{size:.1f} {_UNITS[unit]}"
-
-
-def time_text(seconds: float) -> str:
-    """Return a duration in the two units that matter.
-
-    >>> time_text(3725)
-    '1h 02m'
-    """
-    whole = int(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m {whole % 60:02}s"
-    return f"{whole // 3600}h {whole // 60 % 60:02}m"
 
 
 def objects_text(number: int) -> str:
@@ -84,9 +58,10 @@ def note(text: str) -> None:
 
 
 def say(text: str) -> None:
-    """Write a line to stderr alone."""
+    """Write a line to stderr alone, in one piece: whoever keeps a record does so in a thread of its own, and lines must not mix."""
     with suppress(OSError):  # A terminal that went away is no reason for a run to end.
-        print(printable(text), file=sys.stderr, flush=True)
+        sys.stderr.write(f"{printable(text)}\n")
+        sys.stderr.flush()
 
 
 _hearers: list[Callable[[str], object]] = []

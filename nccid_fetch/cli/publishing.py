@@ -14,8 +14,7 @@ from nccid_fetch.settings import Settings, Source
 from nccid_fetch.status import RunStatus, time_of
 from nccid_fetch.statusfile import Publisher, this_process
 from nccid_fetch.summary import Tally
-
-from .output import size_text
+from nccid_fetch.units import size_text
 
 _ENDS = {
     0: "everything that was asked for is in place",
@@ -38,6 +37,13 @@ def warning_of(event: Event) -> str | None:
         case RemoteFound(name):
             return f"it is on {name}, where locks may not hold: start no second run over it"
     return None
+
+
+def _end_of(code: int, tally: Tally) -> tuple[str, str | None]:
+    """Return in a sentence how a run ended that no error ended, and the next step."""
+    if (cut_short := tally.cut_short) is not None:
+        return f"it was stopped by {cut_short.by}: {cut_short.message}", cut_short.hint
+    return _ENDS.get(code, f"it ended with {code}"), _HINTS.get(code)
 
 
 @contextmanager
@@ -79,8 +85,7 @@ def published(command: str, source: Source, settings: Settings, tally: Tally) ->
     try:
         yield listen
     except typer.Exit as end:
-        code = end.exit_code
-        publisher.end(code, _ENDS.get(code, f"it ended with {code}"), _HINTS.get(code))
+        publisher.end(end.exit_code, *_end_of(end.exit_code, tally))
         raise
     except BaseException as error:
         publisher.end(getattr(error, "exit_code", 1), str(error), getattr(error, "hint", None))

@@ -9,12 +9,12 @@ whether the run has just ended; so where there is none, they do nothing.
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STATE: int = signal.SIGUSR1
 TOGGLE: int = signal.SIGUSR2
 QUESTIONS = (STATE, TOGGLE)
@@ -49,7 +49,7 @@ def leave_to_main_thread() -> None:
 
     Where one waits for the main thread already, the system hands the next to any other, and that does not wake the main thread.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, (*_ENDING, *QUESTIONS))
+    signal.pthread_sigmask(signal.SIG_BLOCK, (*ENDING, *QUESTIONS))
 
 
 def outlive_questions() -> None:
@@ -68,17 +68,18 @@ def ignore_questions() -> None:
 
 
 @contextmanager
-def going_to(hear: Callable[[int], object]) -> Iterator[None]:
+def going_to(hear: Callable[[int], object], numbers: Sequence[int] = (*ENDING, *QUESTIONS)) -> Iterator[None]:
     """Let signals go to a function, while the block lasts.
 
     Args:
         hear: Called in the main thread, between any two of its steps, with the signal's number.
+        numbers: Which signals.
     """
 
     def handle(number: int, _: FrameType | None) -> None:
         hear(number)
 
-    heard = [n for n in (*_ENDING, *QUESTIONS) if signal.getsignal(n) is not signal.SIG_IGN]  # nohup ignores SIGHUP.
+    heard = [n for n in numbers if signal.getsignal(n) is not signal.SIG_IGN]  # nohup ignores SIGHUP.
     before = [(number, signal.signal(number, handle)) for number in heard]
     try:
         yield

@@ -14,12 +14,12 @@ import typer
 from nccid_fetch.errors import UsageError
 from nccid_fetch.holdings import JournalState, count_quarantine, journal_state, read_holdings
 from nccid_fetch.keys import printable
-from nccid_fetch.progress import Progress
 from nccid_fetch.status import Life, RunStatus, life_of, where_is
 from nccid_fetch.statusfile import age_of, is_alive, is_held, read_status, this_process
 
 from . import options
-from .display import PLAIN_SECONDS, Display, line
+from .block import Block
+from .display import PLAIN_SECONDS, line, live
 from .flags import Format
 from .output import print_json
 from .signals import going_to
@@ -172,11 +172,9 @@ def _screen(dest: Path, *, quiet: bool) -> Iterator[_Screen]:
     if quiet:
         yield _Nothing()
     elif sys.stdout.isatty() and os.environ.get("TERM") not in {"dumb", "unknown"}:
-        from rich.live import Live  # noqa: PLC0415 - slow to import, and only terminals need it.
-
         block = _Block(dest)
-        with Live(get_renderable=block.render, auto_refresh=False, transient=True) as live:
-            block.refresh = live.refresh
+        with live(block.render, sys.stdout, by_itself=False) as shown:
+            block.refresh = shown.refresh
             yield block
     else:
         yield PlainLines(dest, print, time.monotonic)
@@ -193,8 +191,6 @@ class _Block:
     def __init__(self, dest: Path) -> None:
         self._dest = dest
         self._found: Found = (None, Life.NONE)
-        self._progress: Progress | None = None
-        self._display = Display(self._read)
         self.refresh: Callable[[], None] = lambda: None
 
     def show(self, found: Found) -> None:
@@ -202,21 +198,15 @@ class _Block:
         self._found = found
         self.refresh()
 
-    def _read(self) -> Progress:
-        assert self._progress is not None
-        return self._progress
-
     def render(self) -> "RenderableType":
         """Return what is to be seen."""
-        from rich.console import Group  # noqa: PLC0415
-        from rich.text import Text  # noqa: PLC0415
+        from rich.text import Text  # noqa: PLC0415 - slow to import, and only terminals need it.
 
         status, life = self._found
-        text = Text(printable(_sentence(self._dest, self._found)))
+        told = _sentence(self._dest, self._found)
         if status is None or life not in {Life.RUNNING, Life.SILENT}:
-            return text
-        self._progress = status.progress
-        return Group(text, self._display.render())
+            return Text(printable(told))
+        return Block(status.progress, told)
 
 
 class PlainLines:

@@ -14,10 +14,11 @@ from nccid_fetch.model import PartState, VerifiedBy
 from nccid_fetch.progress import PartProgress
 from nccid_fetch.status import Life, RunStatus, seconds_of
 from nccid_fetch.summary import Count
+from nccid_fetch.units import size_text, time_text
 from nccid_fetch.warehouse import BUCKET, GROUPS
 
 from .display import PLAIN_SECONDS, line
-from .output import PROOFS, columns_of, objects_text, size_text, time_text
+from .output import PROOFS, columns_of, objects_text
 
 WIDTH = 80
 

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from ..keys import SEGMENT_BYTES_MAX
 from ..settings import OPEN_FILES_BESIDE, OPEN_FILES_PER_OBJECT, Settings, Source
+from ..units import size_text
 from .findings import Area, Finding, State, again
 from .premises import Premises
 from .records import Damaged, Healthy, Held, Newer
@@ -98,13 +99,13 @@ def _space(seen: Premises, source: Source, dest: Path) -> Iterator[Finding]:
     else:
         wanted, missing_bytes, missing_files = "what was last listed", have.listed_bytes, have.listed_objects
     missing_bytes, missing_files = max(0, missing_bytes - have.bytes), max(0, missing_files - have.objects)
-    told = f"{free.bytes / 1e9:,.1f} GB are free, and {wanted} takes about {missing_bytes / 1e9:,.1f} GB more"
+    told = f"{size_text(free.bytes)} are free, and {wanted} takes about {size_text(missing_bytes)} more"
     if free.bytes < BYTES_MIN or seen.is_full:
         quota = " and no more can be written (is it a quota?)" if free.bytes >= BYTES_MIN else ""
         yield _problem(
             "space",
-            f"{free.bytes / 1e9:,.3f} GB are free{quota}",
-            f"make room, or choose another --dest; {wanted} takes about {missing_bytes / 1e9:,.1f} GB more",
+            f"{size_text(free.bytes)} are free{quota}",
+            f"make room, or choose another --dest; {wanted} takes about {size_text(missing_bytes)} more",
             f"df -h {_quoted(seen.nearest)}",
         )
     elif free.bytes < missing_bytes:
@@ -238,7 +239,7 @@ def _healthy(journal: Healthy, source: Source, dest: Path) -> Finding:
             again(source, dest, "doctor", bucket=journal.bucket, group=journal.group),
         )
     if journal.looked_through:
-        told = f"it is whole: {journal.objects:,} objects, {journal.bytes / 1e9:,.1f} GB"
+        told = f"it is whole: {journal.objects:,} objects, {size_text(journal.bytes)}"
     else:
         told = "no damage was found in the part of it that there was time for"
     if journal.last_run is not None:

@@ -26,6 +26,7 @@ from .protocol import CHUNK_BYTES, WHOLE_BYTES_MAX, Facts
 from .reactor import Buffers, Exchange, Reactor
 from .session import CONNECT_TIMEOUT_SECONDS, Session
 from .signing import Signer
+from .strict import LIMITED_AHEAD_BYTES, receive_little
 
 _SENDABLE = re.compile(r"[!-~]+")
 """What an ETag has to be to stand in a header."""
@@ -101,7 +102,7 @@ class FastReader:
         whole_max, room, taken, bandwidth = WHOLE_BYTES_MAX, CHUNK_BYTES, 0, self.session.bandwidth
         if bandwidth is not None:
             whole_max, room = bandwidth.piece(whole_max), bandwidth.piece(room)
-            taken = length if length <= whole_max else room
+            taken = length if length <= whole_max else min(length, room + LIMITED_AHEAD_BYTES)
             await bandwidth.take(taken)
         credentials = await self.session.credentials()
         headers = extra if credentials is None else self._signer.headers(path, extra, credentials, time())
@@ -218,11 +219,15 @@ class _FastBody:
             raise TransientError(f"{self._reader.session.endpoint} broke off a body: {exchange.failure}")
 
     async def _take_ahead(self, received: int, bandwidth: Bandwidth) -> None:
-        """Take from the bandwidth what comes next, and what came over and above: libcurl counts by the packet."""
-        if received < self._taken:
+        """Take from the bandwidth what comes next, and what came over and above: libcurl counts by the packet.
+
+        What the system receives ahead is on the line from the beginning, as if it had come.
+        """
+        come = max(received, min(self.length, received + LIMITED_AHEAD_BYTES))
+        if come < self._taken:
             return
-        piece = bandwidth.piece(min(CHUNK_BYTES, max(0, self.length - received)))
-        over, self._taken = received - self._taken, received + piece
+        piece = bandwidth.piece(min(CHUNK_BYTES, max(0, self.length - come)))
+        over, self._taken = come - self._taken, come + piece
         if piece:
             await bandwidth.take(over + piece)
         else:
@@ -254,7 +259,6 @@ def _new_handle(session: Session) -> Any:  # noqa: ANN401 - pycurl has no types.
 
 
 def _keep_small(descriptor: int, _: int) -> int:
-    """Let the system receive little of what nobody has taken: it would be some MiB for each connection, in no time."""
     with socket.fromfd(descriptor, socket.AF_INET, socket.SOCK_STREAM) as connection:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
+        receive_little(connection)
     return int(pycurl.SOCKOPT_OK)

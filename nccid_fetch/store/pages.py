@@ -64,7 +64,7 @@ class Lister:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._expected = 0  # Bytes of a page: what the last whole one had.
+        self._expected = 0  # Bytes of a page: what the longest so far had.
 
     async def page(
         self,
@@ -104,7 +104,7 @@ class Lister:
             status, headers, body = await self._ask(url)
             if bandwidth is not None:
                 bandwidth.owe(len(body) - expected)
-                self._expected = max(len(body), expected)
+                self._expected = max(len(body), self._expected)
             if status != 200:
                 if region := region_of(body):
                     headers = {"x-amz-bucket-region": region, **headers}

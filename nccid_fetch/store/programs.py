@@ -18,7 +18,8 @@ async def start(*command: str, **options: Any) -> "Program":  # noqa: ANN401 - p
     try:
         return Program(await asyncio.shield(starting))
     except asyncio.CancelledError:
-        (await starting).kill()
+        with suppress(OSError):  # It cannot be started, or has ended.
+            (await starting).kill()
         raise
 
 

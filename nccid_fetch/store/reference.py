@@ -24,7 +24,7 @@ from .answers import object_error
 from .pace import Pace
 from .protocol import CHUNK_BYTES, WHOLE_BYTES_MAX, Body, Facts
 from .session import Session
-from .strict import unreachable
+from .strict import LIMITED_AHEAD_BYTES, LIMITED_READ_BYTES, unreachable
 
 
 class ReferenceReader:
@@ -53,7 +53,9 @@ class ReferenceReader:
         length = (remote.size if stop is None else stop) - start
         bandwidth = self._session.bandwidth
         whole_max = WHOLE_BYTES_MAX if bandwidth is None else bandwidth.piece(WHOLE_BYTES_MAX)
-        taken = 0 if bandwidth is None else length if length <= whole_max else bandwidth.piece(CHUNK_BYTES)
+        taken = length
+        if bandwidth is not None and length > whole_max:
+            taken = min(length, bandwidth.piece(CHUNK_BYTES) + LIMITED_AHEAD_BYTES)
         response = await self._call("get_object", remote, taken, **options)
         stream = response["Body"]
         try:
@@ -180,14 +182,17 @@ class _ReferenceBody:
             yield bytes(buffer)
 
     async def _allowed(self, received: int) -> int:
-        """Return how many bytes may be read now, and take them from the bandwidth first. While nobody reads, nobody sends."""
+        """Return how many bytes may be read now, and take from the bandwidth first what will then have come.
+
+        While nobody reads, nobody sends, but for what the system receives ahead.
+        """
         if self._bandwidth is None or received >= self.length:
             return CHUNK_BYTES
-        if received >= self._taken:
-            piece = self._bandwidth.piece(min(CHUNK_BYTES, self.length - received))
+        if received + LIMITED_AHEAD_BYTES >= self._taken < self.length:
+            piece = self._bandwidth.piece(min(CHUNK_BYTES, self.length - self._taken))
             await self._bandwidth.take(piece)
             self._taken += piece
-        return self._taken - received
+        return LIMITED_READ_BYTES
 
     async def _read(self, size: int) -> bytes:
         """Return some bytes, none at the end; keep account of how long the network was waited for, and nothing else."""

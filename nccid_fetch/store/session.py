@@ -239,6 +239,7 @@ async def open_session(
     ca_bundle = core.get_config_variable("ca_bundle")
     _check_certificates(ca_bundle)
     config = StrictConfig(
+        is_limited=bandwidth is not None,
         signature_version=UNSIGNED if source.no_sign_request else "s3v4",
         retries={"total_max_attempts": 1},  # The retry loop is ours: it covers the body as well.
         connect_timeout=CONNECT_TIMEOUT_SECONDS,

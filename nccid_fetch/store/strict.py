@@ -4,6 +4,7 @@ What it would do by default and must not: follow a redirect to another host and 
 certificate for any host, read an error to its end however long it is, fail at a header that is no UTF-8.
 """
 
+import socket
 import ssl
 from typing import Any
 
@@ -18,6 +19,11 @@ from ..keys import printable
 
 ERROR_BYTES_MAX = 64 << 10
 """S3's error documents are below one KiB."""
+_LIMITED_RECEIVE_BYTES = 128 << 10
+LIMITED_AHEAD_BYTES = 2 * _LIMITED_RECEIVE_BYTES
+"""What the system receives of a body before it is asked for, all the same: Linux allots twice what it is told to."""
+LIMITED_READ_BYTES = 32 << 10
+"""aiohttp reads ahead twice what was ever asked for at once, and by itself half a mebibyte."""
 
 
 class StrictSession(AIOHTTPSession):  # type: ignore[misc]
@@ -50,6 +56,18 @@ class StrictSession(AIOHTTPSession):  # type: ignore[misc]
         if request.stream_output and response.status_code >= 300:
             response.raw = _Refusal(response.raw)
         return response
+
+
+class LimitedSession(StrictSession):
+    """The same for a run whose bandwidth is limited: of what is not asked for yet, as little comes as can be."""
+
+    async def _get_session(self, proxy_url: str | None) -> Any:  # noqa: ANN401 - stands in for aiohttp's.
+        return _Limited(await super()._get_session(proxy_url))
+
+
+def receive_little(connection: Any) -> None:  # noqa: ANN401 - a socket, or what uvloop has in its place.
+    """Let the system receive little of what nobody has taken: it would be some MiB for each connection, in no time."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _LIMITED_RECEIVE_BYTES)
 
 
 class _Refusal:
@@ -85,6 +103,19 @@ class _Strict:
         return _Answer(await self._session.request(*arguments, **options, allow_redirects=False))
 
 
+class _Limited:
+    """A session that reads hardly more of a body than it is asked for."""
+
+    def __init__(self, session: _Strict) -> None:
+        self._session = session
+
+    async def request(self, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - passes on what it is given.
+        answer = await self._session.request(*arguments, **options, read_bufsize=LIMITED_READ_BYTES)
+        if (connection := answer.connection) is not None:  # None where all of it has come already.
+            receive_little(connection.transport.get_extra_info("socket"))
+        return answer
+
+
 class _Answer:
     """An aiohttp response whose headers are UTF-8, as aiobotocore takes for granted: other bytes are escaped."""
 
@@ -100,14 +131,21 @@ class _Answer:
 
 
 class StrictConfig(AioConfig):  # type: ignore[misc]
-    """A configuration with the strict client. Merged with another one, aiobotocore's would forget its client."""
+    """A configuration with the strict client. Merged with another one, aiobotocore's would forget its client.
 
-    def __init__(self, **options: Any) -> None:  # noqa: ANN401 - botocore has no types.
-        super().__init__(http_session_cls=StrictSession, **options)
+    Args:
+        is_limited: Whether the run's bandwidth is limited.
+        options: botocore's.
+    """
+
+    def __init__(self, *, is_limited: bool = False, **options: Any) -> None:  # noqa: ANN401 - botocore has no types.
+        super().__init__(http_session_cls=LimitedSession if is_limited else StrictSession, **options)
+        self._is_limited = is_limited
 
     def merge(self, other_config: Any) -> "StrictConfig":  # noqa: ANN401 - botocore has no types.
         """Return this configuration with another one's options over its own."""
-        return StrictConfig(**self._user_provided_options | other_config._user_provided_options)  # noqa: SLF001
+        options = self._user_provided_options | other_config._user_provided_options  # noqa: SLF001
+        return StrictConfig(is_limited=self._is_limited or getattr(other_config, "_is_limited", False), **options)
 
 
 def unreachable(error: BotoCoreError, endpoint: str) -> UnreachableError:

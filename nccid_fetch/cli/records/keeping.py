@@ -14,10 +14,11 @@ from nccid_fetch import __version__
 from nccid_fetch.cli import options
 from nccid_fetch.cli.closing import print_summary
 from nccid_fetch.cli.flags import Format
-from nccid_fetch.cli.output import answer, heard_by, note, objects_text, print_json, size_text, time_text
+from nccid_fetch.cli.output import answer, heard_by, note, objects_text, print_json
 from nccid_fetch.errors import UsageError
 from nccid_fetch.keys import printable
 from nccid_fetch.summary import Summary
+from nccid_fetch.units import size_text, time_text
 
 if TYPE_CHECKING:
     from nccid_fetch.cli.narration import Sentence
