@@ -9,6 +9,7 @@ import re
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?B)?", re.IGNORECASE)
 _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d|)")
+_DURATIONS = re.compile(r"\d+(?:\.\d+)?|(?:\d+(?:\.\d+)?\s*[smhd]\s*)+")
 _UNITS = ("B", "KB", "MB", "GB", "TB", "PB")
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -50,16 +51,15 @@ def parse_rate(text: str) -> int:
 def parse_duration(text: str) -> float:
     """Return seconds.
 
-    >>> parse_duration("30"), parse_duration("15m"), parse_duration("8h")
-    (30.0, 900.0, 28800.0)
+    >>> parse_duration("30"), parse_duration("15m"), parse_duration("11h30m")
+    (30.0, 900.0, 41400.0)
 
     Raises:
         ValueError: It is no time.
     """
-    found = _DURATION.fullmatch(text.strip())
-    if not found:
+    if not _DURATIONS.fullmatch(text.strip()):
         raise ValueError(f"{text!r} is not a time like 30s, 15m or 8h")
-    return float(found[1]) * _SECONDS[found[2]]
+    return sum(float(number) * _SECONDS[unit] for number, unit in _DURATION.findall(text))
 
 
 def size_text(size: float) -> str:

@@ -48,12 +48,15 @@ def test_what_is_no_rate_is_told_so(text: str, told: str) -> None:
         parse_rate(text)
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("0", 0), ("1.5h", 5400), ("2d", 172_800), ("90s", 90), (" 5m ", 300)])
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("0", 0), ("1.5h", 5400), ("2d", 172_800), ("90s", 90), (" 5m ", 300), ("11h30m", 41_400), ("1h 30m", 5400)],
+)
 def test_a_time_has_a_unit_or_is_seconds(text: str, seconds: float) -> None:
     assert parse_duration(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "h", "-5s", "5 minutes", "1h30m", "nan"])
+@pytest.mark.parametrize("text", ["", "h", "-5s", "5 minutes", "1h30", "30m 1", "nan"])
 def test_what_is_no_time_is_told_so(text: str) -> None:
     with pytest.raises(ValueError, match="is not a time like"):
         parse_duration(text)

@@ -317,7 +317,7 @@ Prefix = Annotated[
 ]
 Serve = Annotated[
     bool,
-    typer.Option("--serve", help="Keep the server up, and print what points a client at it.", rich_help_panel=_WHAT),
+    typer.Option("--serve", help="Keep the server up, and print what points a client at it.", rich_help_panel=_GENERAL),
 ]
 DemoDest = Annotated[
     Path | None,

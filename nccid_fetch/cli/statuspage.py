@@ -15,7 +15,7 @@ from nccid_fetch.progress import PartProgress
 from nccid_fetch.status import Life, RunStatus, seconds_of
 from nccid_fetch.summary import Count
 from nccid_fetch.units import size_text, time_text
-from nccid_fetch.warehouse import BUCKET, GROUPS
+from nccid_fetch.warehouse import BUCKET, GROUPS, phase_of
 
 from .display import PLAIN_SECONDS, line
 from .output import PROOFS, columns_of, objects_text
@@ -207,7 +207,7 @@ def _why_no_journal(look: Look) -> str:
 
 def parts_of(holdings: Holdings) -> list[str]:
     """Return the parts that anything is known of."""
-    return sorted({*holdings.listed, *holdings.parts})
+    return sorted({*holdings.listed, *holdings.parts}, key=lambda part: (phase_of(part), part))
 
 
 def missing_of(holdings: Holdings, part: str) -> int | None:
