@@ -411,7 +411,7 @@ GUARDS = (
         "planning.py",
         "await self.journal_thread.run(lambda: journal.forget(keys, replaced))",
         "pass",
-        "test_power_loss.py::test_whenever_the_power_goes_what_is_recorded_is_there_and_the_next_run_puts_all_right",
+        "test_power_loss.py::test_a_file_that_is_written_anew_without_a_flush_is_never_taken_for_what_was_recorded_before",
     ),
     Guard(
         "syncfs is trusted only where the kernel reports its failures",
@@ -1125,8 +1125,8 @@ GUARDS = (
     Guard(
         "a terminal that went away ends no run",
         "cli/display.py",
-        "Console(file=_Terminal(sys.stderr), stderr=True)",
-        "Console(stderr=True)",
+        "_Terminal(sys.stderr)):",
+        "sys.stderr):",
         "test_screens.py::test_where_that_signal_is_ignored_the_run_goes_on_without_a_terminal",
     ),
     Guard(
@@ -1139,8 +1139,8 @@ GUARDS = (
     Guard(
         "printable: notes and errors cannot speak to a terminal",
         "cli/output.py",
-        "print(printable(text), file=sys.stderr",
-        "print(text, file=sys.stderr",
+        'sys.stderr.write(f"{printable(text)}',
+        'sys.stderr.write(f"{text}',
         "test_cli.py::test_no_key_can_speak_to_a_terminal",
     ),
     Guard(
@@ -1386,8 +1386,8 @@ GUARDS = (
     Guard(
         "outside of its hours nobody asks whether they are over",
         "governor.py",
-        "            if self._has_lead or self._is_shut:\n",
-        "            if self._has_lead:\n",
+        "self.is_held = self._is_shut = True",
+        "self.is_held = True",
         "test_hours.py::test_outside_of_its_hours_nothing_is_asked_for_and_then_it_goes_on",
     ),
     Guard(

@@ -17,12 +17,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
-from .terminals import scrubbed
+from .terminals import VARYING, scrubbed
 from .test_screens import Scene, is_in_the_middle, warehouse
 
 FOLDER = Path(__file__).parent.parent / "docs" / "screens"
 PATIENCE_SECONDS = 60.0
 ROOT = Path(__file__).parent.parent
+SHELL = ("env", "PS1=$ ", "sh")
+CLEAR = r"printf '\033[H\033[2J'"
+"""`clear` clears no dumb terminal, and tmux is none, whatever TERM says."""
+MACHINE = (
+    (r"within [\d,]+ ms", "within 12 ms"),
+    (r"[\d.,]+ [KMGTP]B are free", "500 GB are free"),
+    (r"[\d.,]+ [KMGTP]B where", "500 GB where"),
+    (r"\d{4}-\d\d-\d\d(?! \d)", "2026-11-22"),
+    (r"after [\dhms ]+(?=:)", "after 5s"),
+    (r"[\d,]+ files may be open", "20,000 files may be open"),
+)
+"""What is another on each machine, and what stands for it."""
 
 
 class Tmux:
@@ -36,9 +48,28 @@ class Tmux:
 
     def __init__(self, folder: Path, columns: int, lines: int) -> None:
         self._socket = folder / "tmux"
-        self._call("new-session", "-d", "-s", "screens", "-x", columns, "-y", lines, "env", "PS1=$ ", "sh")
+        self._call("new-session", "-d", "-s", "screens", "-x", columns, "-y", lines, *SHELL)
         self._call("set-option", "-g", "status", "off")
         self._call("resize-window", "-t", "screens", "-x", columns, "-y", lines)
+
+    def begin(self, line: str) -> None:
+        """Type a line that prepares all others and clears the screen."""
+        self._line = line
+        self.type(line)
+        self.wait_for(lambda screen: screen == "$\n")
+
+    def split(self) -> None:
+        """Divide the window and prepare its lower half, where one goes on."""
+        self._call("split-window", "-t", "screens", *SHELL)
+        self.begin(self._line)
+
+    def close(self) -> None:
+        """Close that half and go back to the upper one."""
+        self._call("kill-pane", "-t", "screens")
+
+    def interrupt(self) -> None:
+        """Type Ctrl-C."""
+        self._call("send-keys", "-t", "screens", "C-c")
 
     def type(self, line: str) -> None:
         """Type a line."""
@@ -63,7 +94,7 @@ class Tmux:
         until = time.monotonic() + PATIENCE_SECONDS
         seen = ""
         while time.monotonic() < until:
-            screen = scrubbed(self.screen())
+            screen = scrubbed(self.screen(), VARYING + MACHINE)
             if is_there(screen) and screen == seen:
                 return screen
             seen = screen
@@ -82,8 +113,8 @@ class Tmux:
 
 
 @contextmanager
-def running(columns: int, lines: int, **environment: str) -> Iterator[tuple[Scene, Tmux]]:
-    """Run nccid-fetch in tmux until nothing is left but what is held back."""
+def shell(columns: int, lines: int, **environment: str) -> Iterator[tuple[Scene, Tmux]]:
+    """Sit at a prompt in tmux, before a warehouse that holds two answers back."""
     with (
         tempfile.TemporaryDirectory() as name,
         warehouse(Path(name)) as scene,
@@ -98,9 +129,14 @@ def running(columns: int, lines: int, **environment: str) -> Iterator[tuple[Scen
         scene.at(0)
         exports = " ".join(f"{name}={shlex.quote(value)}" for name, value in settings.items())
         command = f"{shlex.quote(sys.executable)} -m tests.clocked clock"
-        clear = r"printf '\033[H\033[2J'"  # `clear` clears no dumb terminal, and tmux is none, whatever TERM says.
-        tmux.type(f"cd {shlex.quote(name)}; export {exports}; alias nccid-fetch={shlex.quote(command)}; {clear}")
-        tmux.wait_for(lambda screen: screen == "$\n")
+        tmux.begin(f"cd {shlex.quote(name)}; export {exports}; alias nccid-fetch={shlex.quote(command)}; {CLEAR}")
+        yield scene, tmux
+
+
+@contextmanager
+def running(columns: int, lines: int, **environment: str) -> Iterator[tuple[Scene, Tmux]]:
+    """Run nccid-fetch in tmux until nothing is left but what is held back."""
+    with shell(columns, lines, **environment) as (scene, tmux):
         tmux.type("nccid-fetch all --concurrency 8")
         try:
             tmux.wait_for(is_in_the_middle)
@@ -108,7 +144,12 @@ def running(columns: int, lines: int, **environment: str) -> Iterator[tuple[Scen
             yield scene, tmux
         finally:
             scene.let_go.set()
-            tmux.wait_for(lambda screen: screen.endswith("$\n"))
+            tmux.wait_for(is_at_the_prompt)
+
+
+def is_at_the_prompt(screen: str) -> bool:
+    """Say whether a command is over."""
+    return screen.endswith("\n$\n")
 
 
 def screens() -> Iterator[tuple[str, str]]:
@@ -134,6 +175,25 @@ def screens() -> Iterator[tuple[str, str]]:
     with running(80, 24, TERM="dumb") as (scene, tmux):
         scene.at(7)
         yield "dumb-80x24", tmux.wait_for(lambda screen: "nothing received" in screen)
+    with shell(80, 50) as (scene, tmux):
+        tmux.type("nccid-fetch doctor")
+        yield "doctor-80x50", tmux.wait_for(is_at_the_prompt)
+    with shell(80, 30) as (scene, tmux):
+        tmux.type("nccid-fetch plan")
+        yield "plan-80x30", tmux.wait_for(is_at_the_prompt)
+    with running(80, 30) as (scene, tmux):
+        tmux.split()
+        tmux.type("nccid-fetch status --watch")
+        yield "watch-80x15", tmux.wait_for(is_later)
+        tmux.interrupt()
+        tmux.wait_for(is_at_the_prompt)
+        scene.let_go.set()
+        tmux.close()
+        tmux.wait_for(is_at_the_prompt)
+        tmux.type(CLEAR)
+        tmux.wait_for(lambda screen: screen == "$\n")
+        tmux.type("nccid-fetch status")
+        yield "status-80x30", tmux.wait_for(is_at_the_prompt)
 
 
 def main() -> int:

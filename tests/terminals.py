@@ -16,6 +16,8 @@ from typing import Self
 
 import pyte
 
+from .clocked import FRAME_END
+
 PATIENCE_SECONDS = 60.0
 VARYING = (
     (r"127\.0\.0\.1:\d+", "127.0.0.1:9000"),
@@ -29,9 +31,9 @@ VARYING = (
 """What is another on each run, and what stands for it."""
 
 
-def scrubbed(text: str) -> str:
+def scrubbed(text: str, varying: tuple[tuple[str, str], ...] = VARYING) -> str:
     """Return a screen without what is another on each run."""
-    for pattern, constant in VARYING:
+    for pattern, constant in varying:
         text = re.sub(pattern, constant, text, flags=re.MULTILINE)
     return text
 
@@ -91,9 +93,13 @@ class Terminal:
             AssertionError: It did not become so.
         """
         with self._changed:
-            if not self._changed.wait_for(lambda: is_there(self.text()), PATIENCE_SECONDS):
+            if not self._changed.wait_for(lambda: self._is_whole() and is_there(self.text()), PATIENCE_SECONDS):
                 raise AssertionError(self.text())
             return self.text()
+
+    def _is_whole(self) -> bool:
+        """Say whether nothing is half drawn; what hides the cursor draws pictures. Those of `clocked` have an end."""
+        return not self.screen.cursor.hidden or self.written.endswith(FRAME_END.encode())
 
     def resize(self, columns: int, lines: int) -> None:
         """Give the terminal another size, as a person does who drags its corner."""

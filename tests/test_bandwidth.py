@@ -14,7 +14,7 @@ import pytest
 
 from nccid_fetch.bandwidth import Bandwidth
 from nccid_fetch.clock import Clock
-from nccid_fetch.events import Event, RateSet, Received
+from nccid_fetch.events import Event, RateSet
 from nccid_fetch.settings import Source, Transport
 from nccid_fetch.store.pages import Lister
 from nccid_fetch.store.session import open_session
@@ -279,35 +279,21 @@ def test_what_a_listing_took_is_owed_by_the_next_request_and_a_page_is_taken_for
 
 
 @pytest.mark.parametrize("transport", [Transport.FAST, Transport.AIOBOTO3])
-def test_a_real_run_takes_the_time_that_its_bytes_have(dest: Path, transport: Transport) -> None:
-    """2.6 MB at 2 MB a second, counted as they come."""
+@pytest.mark.parametrize(
+    ("sizes", "ahead"), [([20_000] * 130, 200_000), ([2_600_000], CHUNK + LIMITED_AHEAD_BYTES)], ids=["small", "large"]
+)
+def test_a_real_run_takes_the_time_that_its_bytes_have(
+    dest: Path, transport: Transport, sizes: list[int], ahead: int
+) -> None:
+    """A busy machine may take longer over them, so that `limits` alone can say more for certain."""
     limit = 2_000_000
-    came: list[tuple[float, int]] = []
-
-    def listen(event: Event) -> None:
-        if isinstance(event, Received):
-            came.append((time.monotonic(), event.size))
-
     with ScriptedS3() as s3:
-        for number in range(130):
-            s3.put(f"training/data/Covid{number:04}/a.json", bytes(20_000))
-        ended = fetch(s3, dest, bwlimit=Timetable(f"{limit}B"), transport=transport, report=listen)
+        for number, size in enumerate(sizes):
+            s3.put(f"training/data/Covid{number:04}/a.json", bytes(size))
+        began = time.monotonic()
+        ended = fetch(s3, dest, bwlimit=Timetable(f"{limit}B"), transport=transport)
+        taken = time.monotonic() - began
         assert ended.exit_code == 0
         assert check_tree(dest, snapshot(s3)) == set(snapshot(s3))
-    steady = [(second, size) for second, size in came if second > came[0][0] + 0.12]  # After the burst.
-    received = sum(size for _, size in steady[:-1])  # What comes last is what the next one would wait for.
-    assert received / (steady[-1][0] - steady[0][0]) == pytest.approx(limit, rel=0.05)
+    assert taken >= (sum(sizes) - ahead) / limit
     assert ended.tally.rate_limit == limit
-
-
-@pytest.mark.parametrize("transport", [Transport.FAST, Transport.AIOBOTO3])
-def test_so_it_does_where_they_come_by_the_piece(dest: Path, transport: Transport) -> None:
-    """Too few pieces to say more: on a busy machine two may come together, but none before its time."""
-    limit, size = 2_000_000, 2_600_000
-    with ScriptedS3() as s3:
-        s3.put("training/xray/Covid0000/1/2/a.dcm", bytes(size))
-        began = time.monotonic()
-        assert fetch(s3, dest, bwlimit=Timetable(f"{limit}B"), transport=transport).exit_code == 0
-        taken = time.monotonic() - began
-        assert check_tree(dest, snapshot(s3)) == set(snapshot(s3))
-    assert taken >= (size - CHUNK - LIMITED_AHEAD_BYTES) / limit

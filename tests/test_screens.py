@@ -159,7 +159,7 @@ def test_a_run_that_is_held_says_by_what(scene: Scene) -> None:
 def test_from_another_terminal_it_is_seen_how_far_a_run_is_whatever_size_that_one_has(scene: Scene) -> None:
     with scene.shown(80, 24) as terminal:
         later(scene, terminal, 4)
-        command = (sys.executable, "-m", "nccid_fetch", "status", "--watch", "--dest", "nccid-data")
+        command = clocked(scene.folder / "clock", "status", "--watch", "--dest", "nccid-data")
         with Terminal(*command, columns=130, lines=24, folder=scene.folder) as other:
             screen = other.wait_for(lambda screen: "4s so far" in screen and "xray" in screen)
             snapshots.check("screens/watch-130x24", scrubbed(screen))
