@@ -1066,20 +1066,6 @@ GUARDS = (
         "test_doctor.py::test_nothing_is_changed_and_no_destination_is_made",
     ),
     Guard(
-        "doctor: an answer that is late is not waited for",
-        "doctor/examination.py",
-        ", asyncio.timeout(ANSWER_SECONDS):",
-        ":",
-        "test_doctor.py::test_an_endpoint_that_says_nothing_is_not_waited_for",
-    ),
-    Guard(
-        "doctor: nor many of them",
-        "doctor/examination.py",
-        "asyncio.timeout_at(self._ends), asyncio.timeout(ANSWER_SECONDS)",
-        "asyncio.timeout(ANSWER_SECONDS)",
-        "test_doctor.py::test_an_endpoint_that_says_nothing_is_not_waited_for",
-    ),
-    Guard(
         "doctor: it asks for a plan of the same source",
         "doctor/judge_destination.py",
         'yield _noted("space", told, _PLAN_SAYS, again(source, dest, "plan"))',
