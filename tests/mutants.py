@@ -1040,8 +1040,8 @@ GUARDS = (
     Guard(
         "status: none is read through a link",
         "statusfile.py",
-        "os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK",
-        "os.O_RDONLY | os.O_NONBLOCK",
+        "NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK",
+        "NAME, os.O_RDONLY | os.O_NONBLOCK",
         "test_status.py::test_no_status_is_read_through_a_link_or_from_what_is_no_file",
     ),
     Guard(
