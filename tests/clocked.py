@@ -31,7 +31,7 @@ if __name__ == "__main__":
     clock = Path(sys.argv.pop(1))
     for module in (display, publishing):
         vars(module)["time"] = SimpleNamespace(monotonic=lambda: float(clock.read_text()))
-    assert status.PLAIN_SECONDS > 1  # It is loaded, and keeps what it has.
+    assert vars(status)["PLAIN_SECONDS"] > 1  # It is loaded, and keeps what it has.
     display.PLAIN_SECONDS = 1
     setattr(Live, "refresh", _marked(Live.refresh))  # noqa: B010 - to a type checker it is no place for another.
     main()
