@@ -826,6 +826,14 @@ def test_ls_into_a_pipe_that_closes_ends_without_a_word(s3: ScriptedS3) -> None:
     assert ls.returncode == 128 + signal.SIGPIPE
 
 
+def test_no_room_for_what_goes_to_stdout_is_no_defect() -> None:
+    with Path("/dev/full").open("wb") as full:
+        command = [str(SCRIPT), "config", "--format", "json"]
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert ended.returncode == 9
+    assert ended.stderr.startswith("error: stdout cannot be written: No space left on device\nhint: make room")
+
+
 def test_a_plan_is_written_and_carried_out(cli: Cli, s3: ScriptedS3, dest: Path, tmp_path: Path) -> None:
     file = tmp_path / "plan.jsonl"
     planned = cli("plan", "ct", "data", "--dest", dest, "--output", file, "--format", "json")

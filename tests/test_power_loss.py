@@ -83,6 +83,21 @@ def test_whenever_the_power_goes_what_is_recorded_is_there_and_the_next_run_puts
     check_losses(world, recording, durability)
 
 
+@catalogue.fault(69)
+def test_a_file_that_is_written_anew_without_a_flush_is_never_taken_for_what_was_recorded_before(ward: Ward) -> None:
+    world = ward.world()
+    recording = Recording(world.dest)
+    witness = FaultyDisk(world.dest, witness=recording)
+    assert world.run(witness, durability=Durability.NONE).exit_code == 0
+    for moment in recording.moments():
+        recording.lose(moment, names_with_zeros, world.dest)
+        world.boots += 1
+        damaged = unsettled(world.dest, world.bucket.ever, power_lost=True)
+        check_tree(
+            world.dest, world.bucket.ever, power_lost=True, unsettled=damaged, foreign=dict.fromkeys(BY_HAND, ())
+        )
+
+
 @catalogue.fault(88, 107)
 @WAYS
 def test_what_a_killed_run_never_flushed_is_flushed_before_the_next_one_records_it(

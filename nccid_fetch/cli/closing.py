@@ -1,6 +1,6 @@
 """The end of a run in words, fit to be pasted into an e-mail: what came, how it was proved, what did not come, what to do.
 
-The first line says it all. What follows keeps to 78 columns_of, but for the user's own paths and the bucket's keys.
+The first line says it all. What follows keeps to 78 columns, but for the user's own paths and the bucket's keys.
 """
 
 import errno

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
-from nccid_fetch.errors import RunError, UsageError
+from nccid_fetch.errors import DestinationError, RunError, UsageError
 
 from . import completion, flags, options
 from .help import AFTERWARDS, FETCH, LOOK_FIRST, SET_UP, Command, Group
@@ -76,8 +76,7 @@ def _ending(values: options.Values) -> Iterator["Records"]:
     except typer.Exit as end:
         code = end.exit_code
     except BrokenPipeError:
-        # Whoever reads has seen enough, as in `ls | head`. What is still to be flushed must not fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _leave_stdout()  # Whoever reads has seen enough, as in `ls | head`.
         code = 128 + signal.SIGPIPE
     except UsageError as error:
         from .origins import located  # noqa: PLC0415
@@ -88,10 +87,30 @@ def _ending(values: options.Values) -> Iterator["Records"]:
     except Exception as error:  # noqa: BLE001 - the last one that can say anything.
         from .runner import report_failure  # noqa: PLC0415
 
-        defect = None if isinstance(error, RunError) else error
-        code = report_failure(error, debug=values["debug"], at_end=records.end)
+        failure = _of_stdout(error)
+        defect = None if isinstance(failure, RunError) else failure
+        code = report_failure(failure, debug=values["debug"], at_end=records.end)
     records.end(code, defect)
     raise typer.Exit(code)
+
+
+def _leave_stdout() -> None:
+    """Write nothing more to stdout: what is still to be flushed must not fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _of_stdout(error: Exception) -> Exception:
+    """Return what there is to say where stdout is a file for which there is no room; any other error as it is.
+
+    All else that is written has a name, and what becomes of it is said by whoever writes it.
+    """
+    from nccid_fetch.diagnosis import FULL  # noqa: PLC0415
+
+    if not isinstance(error, OSError) or error.errno not in FULL or error.filename is not None:
+        return error
+    _leave_stdout()
+    hint = "make room where it goes; what a run has verified is in place"
+    return DestinationError(f"stdout cannot be written: {error.strerror}", hint=hint)
 
 
 def _command(name: str, panel: str, examples: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -18,7 +18,7 @@ from nccid_fetch.units import size_text, time_text
 from nccid_fetch.warehouse import BUCKET, GROUPS
 
 from .display import PLAIN_SECONDS, line
-from .output import columns_of, objects_text
+from .output import PROOFS, columns_of, objects_text
 
 WIDTH = 80
 
@@ -184,7 +184,7 @@ def _details(look: Look) -> Iterator[str]:
 
 
 def _held_details(holdings: Holdings, look: Look) -> Iterator[str]:
-    proofs = [f"{holdings.verified[proof]:,} by {proof.label}" for proof in VerifiedBy if holdings.verified[proof]]
+    proofs = [f"{holdings.verified[proof]:,} by {PROOFS[proof]}" for proof in VerifiedBy if holdings.verified[proof]]
     if proofs:
         yield from _labelled("verified", proofs)
     reasons: Counter[str] = sum((part.failed for part in holdings.parts.values()), Counter())

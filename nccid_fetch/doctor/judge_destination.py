@@ -216,7 +216,7 @@ def _journal(seen: Premises, source: Source, dest: Path) -> Finding:
                 "journal",
                 f"it is damaged ({why}); the next run keeps it under another name, and proves the files again: that costs"
                 " hashing, not downloading",
-                "run it as ever; if it comes again, the disk is what to look at",
+                "run it as ever, and once more if it ends with 9; if damage comes again, look at the disk",
                 again(source, dest, "all"),
             )
         case Newer(version=version):
