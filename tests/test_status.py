@@ -8,9 +8,11 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -628,6 +630,14 @@ def test_the_pages_are_those_that_are_kept_and_fit_eighty_columns(dest: Path, na
     lines = list(page(Path("/data/nccid"), PAGES[name](dest), NOW))
     assert max(map(len, lines)) <= 80
     snapshots.check(f"status/{name}", "\n".join(lines) + "\n")
+
+
+def test_where_nothing_is_in_place_the_page_has_no_gap(dest: Path) -> None:
+    fill(dest)
+    seen = look(Life.NONE, None, dest)
+    assert seen.holdings is not None
+    empty = replace(seen, holdings=replace(seen.holdings, verified=Counter(), parts={}))
+    assert ("", "") not in pairwise(page(Path("/data/nccid"), empty, NOW))
 
 
 def test_every_page_that_is_kept_is_shown_by_a_test() -> None:

@@ -61,15 +61,15 @@ def page(dest: Path, look: Look, now: float) -> Iterator[str]:
     if look.status is not None and look.life in {Life.RUNNING, Life.SILENT}:
         yield from _wrapped(line(look.status.progress))
     yield ""
+    details = list(_details(look))
     if look.holdings is not None:
         yield from _held_table(look.holdings)
-        yield from _details(look.holdings, look)
     elif look.status is not None and look.status.progress.parts:
         yield from _progress_table(look.status.progress.parts)
         yield from _wrapped(_why_no_journal(look))
-    if look.set_aside.objects:
-        files = f"{look.set_aside.objects:,} file{'' if look.set_aside.objects == 1 else 's'}"
-        yield from _labelled("set aside", [files, size_text(look.set_aside.bytes), f"in {STATE_FOLDER}/quarantine"])
+    if details:
+        yield ""
+        yield from details
     yield ""
     sentence, command = verdict(dest, look)
     yield from _wrapped(sentence)
@@ -175,8 +175,15 @@ def _progress_table(parts: tuple[PartProgress, ...]) -> Iterator[str]:
     yield from columns_of(rows)
 
 
-def _details(holdings: Holdings, look: Look) -> Iterator[str]:
-    yield ""
+def _details(look: Look) -> Iterator[str]:
+    if look.holdings is not None:
+        yield from _held_details(look.holdings, look)
+    if look.set_aside.objects:
+        files = f"{look.set_aside.objects:,} file{'' if look.set_aside.objects == 1 else 's'}"
+        yield from _labelled("set aside", [files, size_text(look.set_aside.bytes), f"in {STATE_FOLDER}/quarantine"])
+
+
+def _held_details(holdings: Holdings, look: Look) -> Iterator[str]:
     proofs = [f"{holdings.verified[proof]:,} by {PROOFS[proof]}" for proof in VerifiedBy if holdings.verified[proof]]
     if proofs:
         yield from _labelled("verified", proofs)
