@@ -1038,6 +1038,27 @@ GUARDS = (
         "test_status.py::test_a_disk_that_takes_no_status_hurts_nobody",
     ),
     Guard(
+        "bandwidth: aioboto3 holds little of what nobody has asked for",
+        "store/session.py",
+        "is_limited=bandwidth is not None,",
+        "is_limited=False,",
+        "test_limits.py::test_a_server_has_to_send_hardly_more_than_is_asked_for",
+    ),
+    Guard(
+        "bandwidth: what is received ahead is taken before a body begins",
+        "store/strict.py",
+        "LIMITED_AHEAD_BYTES = 2 * _LIMITED_RECEIVE_BYTES",
+        "LIMITED_AHEAD_BYTES = 0",
+        "test_limits.py::test_a_server_has_to_send_hardly_more_than_is_asked_for",
+    ),
+    Guard(
+        "a standard stream that is closed is no file's",
+        "cli/main.py",
+        "    _open_what_is_closed()\n",
+        "    pass\n",
+        "test_cli.py::test_a_standard_stream_that_is_closed_leads_nowhere_and_no_file_takes_its_place",
+    ),
+    Guard(
         "status: none is read through a link",
         "statusfile.py",
         "os.open(NAME, os.O_RDONLY | os.O_NOFOLLOW |",
