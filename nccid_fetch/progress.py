@@ -217,6 +217,10 @@ class _Since:
 class _Left:
     """How long it may still take, by the rate at which work is done.
 
+    Small objects take as long as their number, large ones as long as their bytes. What is done now may be all of one kind, and
+    what is left of the other: so the best rate of each is kept, and what a run does now of that which it does best is taken
+    to hold for both.
+
     Args:
         now: Seconds on a clock that only goes forward.
     """
@@ -225,6 +229,7 @@ class _Left:
         self._now = now
         self._bytes = Rate(now, LEFT_WINDOW_SECONDS)
         self._objects = Rate(now, LEFT_WINDOW_SECONDS)
+        self._best_bytes = self._best_objects = 0.0
         self._end: float | None = None
         self._at = now()
 
@@ -246,13 +251,18 @@ class _Left:
         if not (bytes_rate or objects_rate):
             self._end = None
             return None
-        # Small objects take as long as their number, large ones as long as their bytes: the longer one is nearer.
-        times = [left.bytes / bytes_rate if bytes_rate else 0.0, left.objects / objects_rate if objects_rate else 0.0]
-        end = now + max(times)
+        end = now + self._at_rates(bytes_rate, objects_rate, left)
         if self._end is None:
             self._end = end
         self._end += (end - self._end) * -math.expm1(-(now - before) / LEFT_FOLLOWS_SECONDS)
         return max(0.0, self._end - now)
+
+    def _at_rates(self, bytes_rate: float, objects_rate: float, left: Count) -> float:
+        best_bytes = self._best_bytes = max(self._best_bytes, bytes_rate)
+        best_objects = self._best_objects = max(self._best_objects, objects_rate)
+        by_bytes = (left.bytes / best_bytes, bytes_rate / best_bytes) if best_bytes else (0.0, 0.0)
+        by_objects = (left.objects / best_objects, objects_rate / best_objects) if best_objects else (0.0, 0.0)
+        return max(by_bytes[0], by_objects[0]) / max(by_bytes[1], by_objects[1])
 
 
 class _PartMeter:

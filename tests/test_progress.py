@@ -102,6 +102,24 @@ def test_the_time_left_counts_down_like_a_clock_and_follows_a_new_rate_slowly() 
     assert seen[-1] > seen[59] + 500
 
 
+def test_while_large_objects_come_small_ones_are_not_taken_to_need_as_long() -> None:
+    """X-rays come one a second, and of the slices that follow ten do."""
+    run = Run("data", "xray", "ct")
+    small, large = run.page(6000, "data", size=10_000), run.page(200, "xray", size=10 * MB)
+    run.page(1000, "ct")
+    for part in ("data", "xray", "ct"):
+        run.end(part)
+    run.meter.read()
+    for second in range(60):
+        run.fetch(small[100 * second : 100 * second + 100])
+        run.meter.read()
+    for second in range(120):
+        run.fetch(large[second : second + 1])
+        left = run.meter.read().seconds_left
+    assert left is not None
+    assert 180 < left < 200, "80 X-rays and 1,000 slices are 1.8 GB, at 10 MB a second"
+
+
 def test_a_burst_does_not_make_the_time_left_jump() -> None:
     run = Run("ct")
     remotes = run.page(10_000)
