@@ -254,7 +254,7 @@ def of_parts(parts: Sequence[Part], asker: Asker) -> Iterator[Finding]:
             "parts",
             State.NOTE,
             f"the credentials may not list {denied}",
-            "if you should have it, ask NCCID for access; all fetches what is granted",
+            "NCCID gives access part by part: ask for more if you should have it; all fetches what is granted",
             again(source, dest, "all"),
         )
     elif denied:
