@@ -146,8 +146,20 @@ def test_the_fast_reader_does_not_reach_the_host_that_a_redirect_names(
     """It would send the session token there, in a header that no client knows to be one."""
     monkeypatch.setenv("AWS_SESSION_TOKEN", "canary")
     s3.script("get", Redirect(elsewhere(other), status), count=None)
+
+    async def to_its_end(session: Session) -> int:
+        """A reader turns away as soon as it has the status, and would not see what becomes of the request."""
+        reader = FastReader(session, connections=1)
+        reactor = next(reader._reactors)
+        exchange, _ = await reader.exchange(HERE, 0, None)
+        reactor.start(exchange)
+        while not exchange.ended:
+            await reactor.news(exchange)
+        return exchange.status
+
     with pytest.raises(RefusedError):
         got(fast, s3)
+    assert talk(to_its_end, s3) == status
     assert other.requests == []
     assert {seen.headers["x-amz-security-token"] for seen in s3.requests} == {"canary"}
 
