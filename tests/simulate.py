@@ -34,7 +34,7 @@ from nccid_fetch.errors import (
     TransientError,
     UnreachableError,
 )
-from nccid_fetch.events import Committed, Event, Failed, PagePlanned, PartsKnown
+from nccid_fetch.events import Committed, DestinationOpened, Event, Failed, PagePlanned, PartsKnown
 from nccid_fetch.model import Chunk, RemoteObject
 from nccid_fetch.settings import RETRY_FOR_SECONDS, Durability, OnFailure
 
@@ -341,7 +341,9 @@ class Night:
         if not (self.dest / ".nccid-fetch/journal.sqlite").exists():
             assert run is None or run.exit_code != 0
             return
-        ended_well = run is not None and run.error is None and not disk.struck
+        # One that was stopped before it had the destination has not cleared it of what an earlier one left.
+        had_it = run is not None and any(isinstance(event, DestinationOpened) for event in run.events)
+        ended_well = had_it and run is not None and run.error is None and not disk.struck
         check_tree(self.dest, self.bucket.ever, killed=not ended_well, unsettled=self.unsettled, foreign=self.foreign)
         still = unsettled(self.dest, self.bucket.ever, power_lost=True) & self.unsettled
         self.unsettled = still | unsettled(self.dest, self.bucket.ever)
