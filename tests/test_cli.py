@@ -20,12 +20,12 @@ from typing import Any
 import pytest
 
 import nccid_fetch
-from nccid_fetch.cli.main import main
 from nccid_fetch.journal import Journal
 from nccid_fetch.store.pages import PAGE_KEYS
 from nccid_fetch.warehouse import BUCKET, PARTS
 
 from .catalogue import fault
+from .commandline import exit_code_of
 from .docs import commands
 from .servers.scripted import Do, Drop, Hold, Page, Redirect, ScriptedS3, Status
 
@@ -79,10 +79,7 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     monkeypatch.setattr("nccid_fetch.operations.LISTING_ATTEMPTS", 2)
 
     def run(*arguments: object) -> Finished:
-        monkeypatch.setattr(sys, "argv", ["nccid-fetch", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        return Finished(int(end.value.code or 0), *capsys.readouterr())
+        return Finished(exit_code_of(*arguments), *capsys.readouterr())
 
     return run
 

@@ -15,10 +15,10 @@ import typer.main
 
 from nccid_fetch.cli.commands import app
 from nccid_fetch.cli.configfile import settable
-from nccid_fetch.cli.main import main
 
 from . import snapshots
 from .catalogue import fault
+from .commandline import exit_code_of
 
 Ended = tuple[int, str, str]
 Cli = Callable[..., Ended]
@@ -30,10 +30,7 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     """Run a command line in this process: exit code, stdout, stderr."""
 
     def run(*arguments: object) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["nccid-fetch", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        return (int(end.value.code or 0), *capsys.readouterr())
+        return (exit_code_of(*arguments), *capsys.readouterr())
 
     return run
 

@@ -19,7 +19,6 @@ from typing import Any
 
 import pytest
 
-from nccid_fetch.cli.main import main
 from nccid_fetch.clock import Clock
 from nccid_fetch.destination import folds_names
 from nccid_fetch.doctor import premises
@@ -30,6 +29,7 @@ from nccid_fetch.settings import Source
 from nccid_fetch.warehouse import BUCKET, PARTS
 
 from . import snapshots
+from .commandline import exit_code_of
 from .conftest import run
 from .servers.rclone import RcloneS3
 from .servers.scripted import Do, Page, Redirect, ScriptedS3, Stall, Status
@@ -75,10 +75,7 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         monkeypatch.setattr(f"nccid_fetch.doctor.examination.{bound}", 100.0)
 
     def run(*arguments: object) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["nccid-fetch", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        return Ended(int(end.value.code or 0), *capsys.readouterr())
+        return Ended(exit_code_of(*arguments), *capsys.readouterr())
 
     return run
 

@@ -5,7 +5,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -14,9 +13,9 @@ import typer.main
 
 from nccid_fetch.cli.commands import app
 from nccid_fetch.cli.help import COMMAND_PANELS, EXIT_CODES, PANELS, panel_of
-from nccid_fetch.cli.main import main
 
 from . import man, snapshots
+from .commandline import exit_code_of
 from .docs import commands
 
 Ended = tuple[int, str, str]
@@ -30,10 +29,7 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     monkeypatch.setenv("COLUMNS", "80")
 
     def run(*arguments: str) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["nccid-fetch", *arguments])
-        with pytest.raises(SystemExit) as end:
-            main()
-        return (int(end.value.code or 0), *capsys.readouterr())
+        return (exit_code_of(*arguments), *capsys.readouterr())
 
     return run
 

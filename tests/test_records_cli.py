@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from nccid_fetch.cli.main import main
 from nccid_fetch.cli.output import note
 
 from .catalogue import fault
+from .commandline import exit_code_of
 from .docs import commands
 from .processes import Child
 from .servers.scripted import Do, Hold, Page, ScriptedS3, Status
@@ -52,10 +52,7 @@ def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> C
     monkeypatch.setattr("nccid_fetch.operations.LISTING_ATTEMPTS", 2)
 
     def run(*arguments: object) -> Ended:
-        monkeypatch.setattr(sys, "argv", ["nccid-fetch", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        return Ended(int(end.value.code or 0), *capfd.readouterr())
+        return Ended(exit_code_of(*arguments), *capfd.readouterr())
 
     return run
 
