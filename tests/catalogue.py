@@ -144,6 +144,32 @@ TITLES = {
     124: "A file is exchanged between its proof and its name",
     125: "A dependency is compromised",
     126: "A file of the user's is deleted or overwritten",
+    # What the real service and real places add
+    127: "A request is signed over another address than the one it is sent to",
+    128: "A provider of credentials fails in a way of its own",
+    129: "A provider of credentials prompts, blocks or never answers",
+    130: "A key, secret or token with a line end or a blank",
+    131: "A setting of AWS's that is read in another way than AWS reads it",
+    132: "An answer of an intermediary, without S3's own error document",
+    133: "A proxy refuses, or is silent",
+    134: "A whole body that comes in chunks, without its length",
+    135: "One object is answered with a redirect",
+    136: "A listing with a delimiter leaves out a part that is there",
+    137: "A multipart object whose parts cannot be asked for",
+    138: "A file changes while it is hashed",
+    139: "A file system refuses modes, or forgets them",
+    140: "A file system keeps coarser times than the listing",
+    141: "A file system refuses one name",
+    142: "What a folder passes on to what is made in it, and a tree that a colleague made",
+    143: "A damaged journal is set aside while another run waits for it",
+    144: "A locale or a name that is not UTF-8",
+    145: "A limit of the machine: processes, threads, memory, open files",
+    146: "A listener that takes nothing",
+    147: "An output that is no plain file",
+    148: "A dry run says what the run does not do",
+    149: "A plan that comes through a pipe",
+    150: "A failure is forgotten that was not looked at again",
+    151: "A pause of one kind begins or ends within one of another",
 }
 """Every fault by its number. Numbers are never given to another one."""
 
@@ -152,7 +178,7 @@ def fault(*numbers: int) -> pytest.MarkDecorator:
     """Mark a test as being about faults of the catalogue: their numbers become part of its id.
 
     Args:
-        numbers: From 1 to 126, written out: they are read from the source. A test that is about several of them runs
+        numbers: From 1 to 151, written out: they are read from the source. A test that is about several of them runs
             once.
     """
     return pytest.mark.parametrize(
