@@ -178,7 +178,7 @@ def fault(*numbers: int) -> pytest.MarkDecorator:
     """Mark a test as being about faults of the catalogue: their numbers become part of its id.
 
     Args:
-        numbers: From 1 to 151, written out: they are read from the source. A test that is about several of them runs
+        numbers: A number of `TITLES`, written out: they are read from the source. A test that is about several of them runs
             once.
     """
     return pytest.mark.parametrize(

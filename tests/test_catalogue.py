@@ -12,9 +12,9 @@ def test_every_fault_has_a_test() -> None:
     assert not found, "\n".join(["", *found])
 
 
-def test_the_catalogue_counts_126_faults_and_each_is_another() -> None:
-    assert list(TITLES) == list(range(1, 127))
-    assert len(set(TITLES.values())) == 126
+def test_the_numbers_of_the_catalogue_have_no_gap_and_its_titles_differ() -> None:
+    assert list(TITLES) == list(range(1, len(TITLES) + 1))
+    assert len(set(TITLES.values())) == len(TITLES)
 
 
 def test_tests_are_found_by_the_numbers_they_carry_and_nothing_else_is(tmp_path: Path) -> None:
@@ -33,7 +33,7 @@ def test_tests_are_found_by_the_numbers_they_carry_and_nothing_else_is(tmp_path:
     [
         ((), {}, []),
         ((38,), {}, ["F038 has no test: The credentials expire in the middle of a run"]),
-        ((), {127: ["test_x.py::test_z"]}, ["F127 is no fault of the catalogue"]),
+        ((), {900: ["test_x.py::test_z"]}, ["F900 is no fault of the catalogue"]),
     ],
 )
 def test_whatever_is_missing_or_too_much_is_named(
