@@ -127,7 +127,8 @@ async def _fetch(
         stack.callback(_clear_quietly, destination)
         if plan_file is None and settings.wants_all:
             report(LastListed({part: listed for part, listed in journal.listed().items() if part in parts}))
-        prefixes = [warehouse.part_prefix(source.group, part) for part in parts]
+        lists = plan_file is None
+        prefixes = [warehouse.part_prefix(source.group, part) for part in parts if lists]
         stack.enter_context(journal.run(command, prefixes, settings.durability))
         disk = stack.enter_context(Disk(min(settings.concurrency_max + 2, THREADS_MAX)))
         journal_thread = stack.enter_context(Disk(1))
@@ -143,7 +144,7 @@ async def _fetch(
             report,
             settings.dest,
             settings.require_verified,
-            lists=plan_file is None,
+            lists=lists,
             endpoint=session.endpoint,
         )
         reference = ReferenceReader(session)

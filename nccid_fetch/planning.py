@@ -79,6 +79,7 @@ class Planner:
             decisions.append(decision)
         await self._retime(decisions)
         await self._forget(decisions, records)
+        await self._look_again(objects, decisions)
         if decisions:
             part = part_of(decisions[0].remote.key, self.group)
             self.report(PagePlanned(part, decisions, _known_by_size(decisions, records)))
@@ -119,6 +120,8 @@ class Planner:
                     part, listed.objects, listed.bytes, is_whole=is_whole, endpoint=self.endpoint
                 )
             )
+            if is_whole and journal.failures.any:
+                await self.journal_thread.run(lambda: journal.failures.forget_unlisted(part_prefix(self.group, part)))
 
     def _sift(
         self, objects: Sequence[RemoteObject]
@@ -185,6 +188,14 @@ class Planner:
         keys = [d.remote.key for d in sure if d.remote.key not in replaced]
         if keys or replaced:
             await self.journal_thread.run(lambda: journal.forget(keys, replaced))
+
+    async def _look_again(self, objects: Sequence[RemoteObject], decisions: Sequence[Decision]) -> None:
+        """Let the journal know which of the objects that failed before are still listed, and which are in place."""
+        journal = self.journal
+        if journal is not None and isinstance(self.tree, Destination) and journal.failures.any:
+            listed = [remote.key for remote in objects]
+            in_place = [decision.remote.key for decision in decisions if isinstance(decision, Skip)]
+            await self.journal_thread.run(lambda: journal.failures.look_again(listed, in_place))
 
     async def _retime(self, decisions: Sequence[Decision]) -> None:
         """Let mtimes follow where only LastModified moved on."""

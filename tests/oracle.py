@@ -259,9 +259,10 @@ async def fetching(
     report: Report | None = None,
     plan_file: Path | None = None,
     clock: Clock = REAL,
+    dry: bool = False,
     **options: Any,
 ) -> Run:
-    """See `fetch`."""
+    """See `fetch`; with `dry` the run is only foreseen."""
     settings = Settings(dest=dest, parts=parts, **({"concurrency": 8} | options))
     tally = Tally()
     events: list[Event] = []
@@ -274,11 +275,12 @@ async def fetching(
 
     error: RunError | None = None
     try:
-        await operations.fetch(Source(endpoint_url=s3.endpoint_url), settings, listen, plan_file=plan_file, clock=clock)
+        carry_out = operations.plan if dry else operations.fetch
+        await carry_out(Source(endpoint_url=s3.endpoint_url), settings, listen, plan_file=plan_file, clock=clock)
     except RunError as caught:
         error = caught
     code = tally.exit_code(settings) if error is None else error.exit_code
     run = Run(tally, events, code, error)
     excused = error is not None or tally.stopped is not None
-    assert run.left_over == 0 or excused or "denied" in {part.state for part in tally.parts.values()}
+    assert dry or run.left_over == 0 or excused or "denied" in {part.state for part in tally.parts.values()}
     return run

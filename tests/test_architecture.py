@@ -31,7 +31,7 @@ RANKS = (
         *("store.reactor",),
     ),
     (
-        *("diagnosis", "events", "settings", "shards", "staging", "walk"),
+        *("diagnosis", "events", "failures", "settings", "shards", "staging", "walk"),
         *("cli.origins", "demo.synthetic", "store.answers", "store.protocol", "store.strict"),
     ),
     (
