@@ -12,7 +12,6 @@ from contextlib import AbstractContextManager
 from .errors import Reason
 from .sqlitefile import text_of
 
-
 UNLISTED = "CREATE TEMP TABLE unlisted (key TEXT PRIMARY KEY) WITHOUT ROWID"
 """The rows that no listing of this run has shown yet."""
 

@@ -19,12 +19,12 @@ from .disk import THREADS_MAX, Disk
 from .durability import boot_id
 from .errors import AccessError, DestinationFullError, UsageError
 from .events import DestinationOpened, LastListed, PartsKnown, RemoteFound, Report, RoomFound
+from .foresight import Foresight
 from .governor import Governor
 from .journal import Journal
-from .keys import key_filter
 from .listing import Listing, ShardedListing, Stream, survey
 from .model import PartState
-from .pipeline import Pages, plan_all, run
+from .pipeline import Pages, foresee, run
 from .planfile import parts_of_plan, read_plan, sorted_plan
 from .planning import Planner
 from .room import Room
@@ -94,9 +94,7 @@ async def _fetch(
 ) -> None:
     """Do what `fetch` does, but for the last word on a disk that is full."""
     check_dest(settings.dest)
-    asked = settings.parts if plan_file is None else parts_of_plan(plan_file, source)
-    if plan_file is not None and not asked:
-        raise UsageError(f"{plan_file} is a plan of nothing", hint="leave at least one object in it")
+    asked = _asked(source, settings, plan_file)
     governor = Governor(clock, retry_for_seconds=settings.retry_for_seconds, report=report)
     async with AsyncExitStack() as stack:
         journal = Journal.open(settings.dest, bucket=source.bucket, group=source.group, boot=boot_id())
@@ -132,18 +130,14 @@ async def _fetch(
         stack.enter_context(journal.run(command, prefixes, settings.durability))
         disk = stack.enter_context(Disk(min(settings.concurrency_max + 2, THREADS_MAX)))
         journal_thread = stack.enter_context(Disk(1))
-        lets_through = key_filter(settings.include, settings.exclude)
         planner = Planner(
             source.group,
-            lets_through,
-            settings.existing,
+            settings,
             destination,
             journal,
             disk,
             journal_thread,
             report,
-            settings.dest,
-            settings.require_verified,
             lists=lists,
             endpoint=session.endpoint,
         )
@@ -174,28 +168,46 @@ async def _fetch(
             when_failed=brake.failed,
             in_flight=lambda: slots.in_flight,
         )
-        if plan_file is not None:
-            pages: Pages = {parts: _alone(_planned(plan_file, source, parts, sort=settings.takes_whole_patients))}
-        elif settings.takes_whole_patients:
-            pages = _all_listed_in_order(listing, source, parts)
-        else:
-            pages = _all_listed(listing, source, parts)
-        await run(pages, planner, tools, committer, brake)
+        await run(_pages(listing, source, settings, parts, plan_file), planner, tools, committer, brake)
 
 
-async def plan(source: Source, settings: Settings, report: Report, *, clock: Clock = REAL) -> None:
-    """List and decide, and write nothing. The decisions are in the events.
+async def plan(
+    source: Source, settings: Settings, report: Report, *, plan_file: Path | None = None, clock: Clock = REAL
+) -> None:
+    """List and decide, and write nothing: foresee what `fetch` with the same arguments does. The decisions are in the events.
+
+    ======================================  =============================================================================
+    Options                                 What is foreseen of them
+    ======================================  =============================================================================
+    parts, `--include`, `--exclude`,        the same decisions, by the same planner
+    `--existing`, `--require-verified`,
+    `--plan`
+    `--max-patients`, `--max-bytes`         the same patients are begun; what the run leaves is told as not begun
+    `--on-failure stop`                     the run ends with the first object that is refused; one that fails is not
+                                            foreseen
+    `--strict`, `--verify`                  the same exit code
+    `--max-duration`, `--window`            nothing: how long a run takes is not known
+    all others                              they change how objects come, and not which
+    ======================================  =============================================================================
+
+    What a server or a file turns out to be, nobody can foresee. An object that is to be checked is adopted where its file
+    is equal, else fetched, or refused with `--existing keep`. One that is to be fetched or checked may fail, or may have no
+    digest to be proved by.
 
     Args:
         source: Where from.
         settings: Where to, and how.
         report: Who wants to know.
+        plan_file: Foresee what carrying out this plan does.
         clock: Time and chance.
 
     Raises:
         RunError: As `fetch` does.
     """
     check_dest(settings.dest)
+    asked = _asked(source, settings, plan_file)
+    brake = Brake(settings, report, clock)
+    foresight = Foresight(source.group, settings, report, brake)
     async with AsyncExitStack() as stack:
         journal = Journal.open(settings.dest, bucket=source.bucket, group=source.group, boot=boot_id())
         if journal is not None:
@@ -209,22 +221,46 @@ async def plan(source: Source, settings: Settings, report: Report, *, clock: Clo
             )
         )
         listing = Listing(Lister(session), LISTING_ATTEMPTS, report, clock)
-        parts = await _parts(listing, source, settings.parts, report)
+        parts = await _parts(listing, source, asked, report, planned=plan_file is not None)
         with suppress(OSError):  # A plan needs no room, and says how much there is if it can.
             report(RoomFound(*space_of(settings.dest)))
         tree = stack.enter_context(open_tree(settings.dest))
         planner = Planner(
             source.group,
-            key_filter(settings.include, settings.exclude),
-            settings.existing,
+            settings,
             tree,
             journal,
             stack.enter_context(Disk(THREADS_MAX)),
             stack.enter_context(Disk(1)),
-            report,
-            settings.dest,
+            foresight,
+            lists=plan_file is None,
         )
-        await plan_all(_all_listed(listing, source, parts), planner)
+        await foresee(_pages(listing, source, settings, parts, plan_file), planner, settings, brake, foresight)
+
+
+def _asked(source: Source, settings: Settings, plan_file: Path | None) -> tuple[str, ...]:
+    """Return which parts were asked for, by name or by a plan; none for all.
+
+    Raises:
+        UsageError: The plan cannot be read, is none, or has nothing in it.
+    """
+    if plan_file is None:
+        return settings.parts
+    asked = parts_of_plan(plan_file, source)
+    if not asked:
+        raise UsageError(f"{plan_file} is a plan of nothing", hint="leave at least one object in it")
+    return asked
+
+
+def _pages(
+    listing: Listing, source: Source, settings: Settings, parts: tuple[str, ...], plan_file: Path | None
+) -> Pages:
+    """Return the objects to decide about: those that a plan names, or all that these parts have."""
+    if plan_file is not None:
+        return {parts: _alone(_planned(plan_file, source, parts, sort=settings.takes_whole_patients))}
+    if settings.takes_whole_patients:
+        return _all_listed_in_order(listing, source, parts)
+    return _all_listed(listing, source, parts)
 
 
 def _make_ready(destination: Destination, journal: Journal, settings: Settings, report: Room) -> None:

@@ -79,7 +79,7 @@ def heard_by(hear: Callable[[str], object]) -> Iterator[None]:
 
 def print_error(error: RunError) -> None:
     """Write what went wrong and the next step to stderr."""
-    note(f"error: {error}")
+    note(f"error: {error.message}")
     if error.hint:
         note(f"hint: {error.hint}")
 
