@@ -9,7 +9,7 @@ import asyncio
 import resource
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ from . import operations
 from .errors import RunError, UsageError
 from .events import Event, PagePlanned, Report
 from .model import Decision, RemoteObject
+from .planfile import open_plan
 from .settings import Concurrency, Durability, Existing, OnFailure, Settings, Source, Transport, Verify
 from .summary import Summary, Tally
 from .timetable import Timetable, Window
@@ -104,8 +105,10 @@ async def fetch_async(
     command = "get" if parts or plan is not None else "all"
     tally = Tally()
     started = datetime.now(UTC)
-    plan_file = Path(plan) if plan is not None else None
-    with _coded(tally, settings):
+    with ExitStack() as stack, _coded(tally, settings):
+        opened = None if plan is None else open_plan(Path(plan), source)
+        # In a thread: it may come through a pipe.
+        plan_file = None if opened is None else await asyncio.to_thread(stack.enter_context, opened)
         await operations.fetch(source, settings, _both(tally, report), command=command, plan_file=plan_file)
     return _summary(command, source, settings, tally, started)
 

@@ -7,7 +7,6 @@ been looked at.
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, closing, suppress
 from itertools import groupby, islice
-from pathlib import Path
 
 from . import warehouse
 from .bandwidth import Bandwidth
@@ -25,7 +24,7 @@ from .journal import Journal
 from .listing import Listing, ShardedListing, Stream, survey
 from .model import PartState
 from .pipeline import Pages, foresee, run
-from .planfile import parts_of_plan, read_plan, sorted_plan
+from .planfile import PlanFile
 from .planning import Planner
 from .room import Room
 from .settings import RETRY_FOR_SECONDS, Settings, Source, Transport
@@ -48,7 +47,7 @@ async def fetch(
     report: Report,
     *,
     command: str = "get",
-    plan_file: Path | None = None,
+    plan_file: PlanFile | None = None,
     clock: Clock = REAL,
     bandwidth: Bandwidth | None = None,
 ) -> None:
@@ -88,13 +87,13 @@ async def _fetch(
     brake: Brake,
     *,
     command: str,
-    plan_file: Path | None,
+    plan_file: PlanFile | None,
     clock: Clock,
     bandwidth: Bandwidth | None,
 ) -> None:
     """Do what `fetch` does, but for the last word on a disk that is full."""
     check_dest(settings.dest)
-    asked = _asked(source, settings, plan_file)
+    asked = _asked(settings, plan_file)
     governor = Governor(clock, retry_for_seconds=settings.retry_for_seconds, report=report)
     async with AsyncExitStack() as stack:
         journal = Journal.open(settings.dest, bucket=source.bucket, group=source.group, boot=boot_id())
@@ -172,7 +171,7 @@ async def _fetch(
 
 
 async def plan(
-    source: Source, settings: Settings, report: Report, *, plan_file: Path | None = None, clock: Clock = REAL
+    source: Source, settings: Settings, report: Report, *, plan_file: PlanFile | None = None, clock: Clock = REAL
 ) -> None:
     """List and decide, and write nothing: foresee what `fetch` with the same arguments does. The decisions are in the events.
 
@@ -205,7 +204,7 @@ async def plan(
         RunError: As `fetch` does.
     """
     check_dest(settings.dest)
-    asked = _asked(source, settings, plan_file)
+    asked = _asked(settings, plan_file)
     brake = Brake(settings, report, clock)
     foresight = Foresight(source.group, settings, report, brake)
     async with AsyncExitStack() as stack:
@@ -238,22 +237,21 @@ async def plan(
         await foresee(_pages(listing, source, settings, parts, plan_file), planner, settings, brake, foresight)
 
 
-def _asked(source: Source, settings: Settings, plan_file: Path | None) -> tuple[str, ...]:
+def _asked(settings: Settings, plan_file: PlanFile | None) -> tuple[str, ...]:
     """Return which parts were asked for, by name or by a plan; none for all.
 
     Raises:
-        UsageError: The plan cannot be read, is none, or has nothing in it.
+        UsageError: The plan has nothing in it.
     """
     if plan_file is None:
         return settings.parts
-    asked = parts_of_plan(plan_file, source)
-    if not asked:
-        raise UsageError(f"{plan_file} is a plan of nothing", hint="leave at least one object in it")
-    return asked
+    if not plan_file.parts:
+        raise UsageError(f"{plan_file.name} is a plan of nothing", hint="leave at least one object in it")
+    return plan_file.parts
 
 
 def _pages(
-    listing: Listing, source: Source, settings: Settings, parts: tuple[str, ...], plan_file: Path | None
+    listing: Listing, source: Source, settings: Settings, parts: tuple[str, ...], plan_file: PlanFile | None
 ) -> Pages:
     """Return the objects to decide about: those that a plan names, or all that these parts have."""
     if plan_file is not None:
@@ -357,17 +355,16 @@ async def _alone(stream: Stream) -> AsyncGenerator[Stream, None]:
     yield stream
 
 
-async def _planned(path: Path, source: Source, parts: Sequence[str], *, sort: bool) -> Stream:
-    """Yield a plan's objects of these parts as pages, each of one part. The file may be larger than memory.
+async def _planned(plan_file: PlanFile, source: Source, parts: Sequence[str], *, sort: bool) -> Stream:
+    """Yield a plan's objects of these parts as pages, each of one part. It may be larger than memory.
 
     Args:
-        path: The plan.
+        plan_file: The plan.
         source: What it is to be of.
         parts: What is wanted of it.
         sort: Whether to put it in order, patient by patient, in place of the order that it has.
     """
-    remotes = sorted_plan(path, source) if sort else read_plan(path, source)
-    by_part = groupby(remotes, lambda remote: warehouse.part_of(remote.key, source.group))
+    by_part = groupby(plan_file.remotes(sort=sort), lambda remote: warehouse.part_of(remote.key, source.group))
     for part, objects in by_part:
         while part in parts and (page := list(islice(objects, PAGE_KEYS))):
             yield page

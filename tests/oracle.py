@@ -11,7 +11,7 @@ import sqlite3
 import stat
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import md5
@@ -26,6 +26,7 @@ from nccid_fetch.events import Event, Report
 from nccid_fetch.journal import Journal
 from nccid_fetch.keys import STATE_FOLDER
 from nccid_fetch.model import ETag, RemoteObject
+from nccid_fetch.planfile import open_plan
 from nccid_fetch.settings import Settings, Source
 from nccid_fetch.summary import Tally
 
@@ -276,7 +277,9 @@ async def fetching(
     error: RunError | None = None
     try:
         carry_out = operations.plan if dry else operations.fetch
-        await carry_out(Source(endpoint_url=s3.endpoint_url), settings, listen, plan_file=plan_file, clock=clock)
+        source = Source(endpoint_url=s3.endpoint_url)
+        with nullcontext() if plan_file is None else open_plan(plan_file, source) as plan:
+            await carry_out(source, settings, listen, plan_file=plan, clock=clock)
     except RunError as caught:
         error = caught
     code = tally.exit_code(settings) if error is None else error.exit_code

@@ -17,6 +17,7 @@ from nccid_fetch.cli.flags import Format
 from nccid_fetch.cli.output import answer, heard_by, note, objects_text, print_json
 from nccid_fetch.errors import UsageError
 from nccid_fetch.keys import printable
+from nccid_fetch.streams import STDIN, STDOUT, descriptor_of
 from nccid_fetch.summary import Summary
 from nccid_fetch.units import size_text, time_text
 
@@ -32,7 +33,11 @@ PATIENCE_SECONDS = 5.0
 HASTE_SECONDS = 0.2
 """How long after a signal: the last words of a run have a second in all."""
 _SIGNALLED = 128
-_STDOUT = Path("-")
+_INPUTS = ("config", "plan")
+"""The options that read a file."""
+_OUTPUTS = ("events", "output", "log_file")
+"""The options that write to one, and may write to stdout."""
+_ELSEWHERE = "name a file or a pipe"
 _UNSAID = {"--on-finish": "(given)"}
 """Options whose values are not repeated: a command may have the address of a chat in it, which is a password."""
 _PASSWORD = re.compile(r"(?<=//)\S*@")
@@ -60,7 +65,11 @@ class Records:
         self._values = values
         self._command = str(values["context"].info_name)
         self._spoken = Format(values["format_"])
-        self._events_in_stdout = values["events"] == _STDOUT
+        self._to_stdout = [
+            f"--{name.replace('_', '-')}"
+            for name in _OUTPUTS
+            if values.get(name) is not None and descriptor_of(values[name], STDOUT) == STDOUT
+        ]
         self._log: Log | None = None
         self._last_words: list[str] = []
         self._hearing = ExitStack()
@@ -78,6 +87,7 @@ class Records:
             UsageError: A file cannot be written.
         """
         values, command = self._values, self._command
+        self._check_streams()
         self._hearing.enter_context(heard_by(self._hear))
         source = {name: values.get(name) for name in ("bucket", "group")}
         dest = None if values.get("dest") is None else str(values["dest"])
@@ -93,8 +103,6 @@ class Records:
             if source["bucket"] is not None:
                 log.write("info", f"from {source['bucket']}/{source['group']}{f' to {dest}' if dest else ''}")
             self._log = log
-        if self._events_in_stdout and command not in _RUNS:
-            raise UsageError(f"--events - would mix with what {command} writes to stdout", hint="name a file or a pipe")
         if values["events"] is not None:
             from .stream import EventStream  # noqa: PLC0415
 
@@ -106,9 +114,30 @@ class Records:
             labels = {"group": str(source["group"]), "dest": str(Path(str(dest)).absolute())}
             self.metrics = Metrics(values["metrics"], labels, on_failure=_saying("--metrics", values["metrics"]))
 
+    def _check_streams(self) -> None:
+        """Refuse two options that read stdin, and two writers to stdout.
+
+        Raises:
+            UsageError: There are two.
+        """
+        values, command, to_stdout = self._values, self._command, self._to_stdout
+        readers = [
+            f"--{name}"
+            for name in _INPUTS
+            if values.get(name) is not None and descriptor_of(values[name], STDIN) == STDIN
+        ]
+        if len(readers) > 1:
+            raise UsageError(f"{' and '.join(readers)} cannot both read stdin", hint="name a file for one of them")
+        if len(to_stdout) > 1:
+            raise UsageError(f"{' and '.join(to_stdout)} cannot both write to stdout", hint=_ELSEWHERE)
+        if to_stdout and command not in _RUNS:
+            raise UsageError(f"{to_stdout[0]} would mix with what {command} writes to stdout", hint=_ELSEWHERE)
+        if self._spoken is Format.JSON and to_stdout and to_stdout != ["--events"]:
+            raise UsageError(f"{to_stdout[0]} would mix with --format json on stdout", hint=_ELSEWHERE)
+
     def stdout(self) -> AbstractContextManager[object]:
-        """Have what goes to stdout go to stderr while the block lasts, if the events have stdout; they end with the summary."""
-        if not self._events_in_stdout:
+        """Have the summary go to stderr while the block lasts, if an option has stdout. Events have it in JSON themselves."""
+        if not self._to_stdout:
             return nullcontext()
         return redirect_stdout(io.StringIO() if self._spoken is Format.JSON else sys.stderr)
 
