@@ -35,6 +35,8 @@ _WRITE = os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY
 _APPEND = _WRITE | os.O_APPEND
 _NEW = os.O_CREAT | os.O_EXCL
 _LINKS_MAX = 40
+_TRUSTED = (0,)
+"""Users whose links are followed, beside one's own: root's, as /dev/stdout is one."""
 
 
 def open_to_append(path: Path) -> int:
@@ -87,7 +89,7 @@ def _mode_of(path: Path) -> int | None:
     link: os.stat_result | None = None
     with suppress(OSError):
         link = path.lstat()
-    if link is not None and stat.S_ISLNK(link.st_mode) and link.st_uid not in {0, os.geteuid()}:
+    if link is not None and stat.S_ISLNK(link.st_mode) and link.st_uid not in {*_TRUSTED, os.geteuid()}:
         raise PermissionError(EACCES, "it is a link of another user", str(path))
     with suppress(OSError):  # To open it tells why.
         return path.stat().st_mode
@@ -148,7 +150,7 @@ def place_of(path: Path) -> Path:
             if not stat.S_ISREG(found.st_mode):
                 raise FileExistsError(EEXIST, "it is no file", str(path))
             return place
-        if found.st_uid not in {0, os.geteuid()}:
+        if found.st_uid not in {*_TRUSTED, os.geteuid()}:
             raise PermissionError(EACCES, "it is a link of another user", str(path))
         place = place.parent / place.readlink()
     raise OSError(ELOOP, "its links lead in a circle", str(path))
