@@ -52,6 +52,10 @@ class Target(NamedTuple):
     read: Callable[[], bytes | None]
 
 
+def _fails(error: OSError) -> None:
+    pytest.fail(str(error))
+
+
 def _nothing(folder: Path, _: ExitStack) -> Target:
     return Target(str(folder / "x.prom"), (folder / "x.prom").read_bytes)
 
@@ -318,11 +322,23 @@ def test_a_pipe_whose_reader_comes_a_moment_later_is_waited_for(
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (["--events", "-", "--output", "/dev/stdout"], "--events and --output cannot both write to stdout"),
-        (["--log-file", "/dev/fd/1", "--output", "-"], "--output and --log-file cannot both write to stdout"),
-        (["--output", "-", "--format", "json"], "--output would mix with --format json on stdout"),
-        (["--log-file", "/dev/stdout", "--format", "json"], "--log-file would mix with --format json on stdout"),
-        (["--output", "/proc/self/fd/1", "--format", "json"], "--output would mix with --format json on stdout"),
+        (
+            ["--events", "-", "--output", "/dev/stdout"],
+            "--events - and --output /dev/stdout cannot both write to stdout",
+        ),
+        (
+            ["--log-file", "/dev/fd/1", "--output", "-"],
+            "--output - and --log-file /dev/fd/1 cannot both write to stdout",
+        ),
+        (["--output", "-", "--format", "json"], "--output - would mix with --format json on stdout"),
+        (
+            ["--log-file", "/dev/stdout", "--format", "json"],
+            "--log-file /dev/stdout would mix with --format json on stdout",
+        ),
+        (
+            ["--output", "/proc/self/fd/1", "--format", "json"],
+            "--output /proc/self/fd/1 would mix with --format json on stdout",
+        ),
     ],
     ids=" ".join,
 )
@@ -340,7 +356,10 @@ def test_what_a_command_prints_is_not_mixed_with_a_record(
     s3: ScriptedS3, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
 ) -> None:
     assert exit_code_of("ls", "data", option, "/dev/stdout") == 2
-    assert capsys.readouterr().err.splitlines()[0] == f"error: {option} would mix with what ls writes to stdout"
+    assert (
+        capsys.readouterr().err.splitlines()[0]
+        == f"error: {option} /dev/stdout would mix with what ls writes to stdout"
+    )
 
 
 @fault(147)
@@ -348,7 +367,7 @@ def test_a_log_that_is_a_link_is_turned_over_where_it_leads(tmp_path: Path, monk
     monkeypatch.setattr(log, "LOG_BYTES_MAX", 200)
     (tmp_path / "logs").mkdir()
     (tmp_path / "log").symlink_to("logs/real")
-    kept = log.Log(tmp_path / "log", LogFormat.TEXT, on_failure=pytest.fail)
+    kept = log.Log(tmp_path / "log", LogFormat.TEXT, on_failure=_fails)
     for _ in range(5):
         kept.write("info", "x" * 100)
     kept.close(60)
@@ -360,7 +379,7 @@ def test_a_log_that_is_a_link_is_turned_over_where_it_leads(tmp_path: Path, monk
 def test_a_log_on_what_is_open_is_never_turned_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log, "LOG_BYTES_MAX", 200)
     with (tmp_path / "out").open("wb") as out:
-        kept = log.Log(Path(f"/dev/fd/{out.fileno()}"), LogFormat.TEXT, on_failure=pytest.fail)
+        kept = log.Log(Path(f"/dev/fd/{out.fileno()}"), LogFormat.TEXT, on_failure=_fails)
         for _ in range(5):
             kept.write("info", "x" * 100)
         kept.close(60)
@@ -411,7 +430,7 @@ def test_a_full_device_is_9_and_metrics_say_why_they_are_refused() -> None:
         with pytest.raises(DestinationError, match="No space left"):
             out.keep()
     with pytest.raises(UsageError, match="--metrics /dev/null cannot be written: it is no file"):
-        Metrics(Path("/dev/null"), {"group": "training", "dest": "d"}, on_failure=pytest.fail)
+        Metrics(Path("/dev/null"), {"group": "training", "dest": "d"}, on_failure=_fails)
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ class Records:
         self._command = str(values["context"].info_name)
         self._spoken = Format(values["format_"])
         self._to_stdout = [
-            f"--{name.replace('_', '-')}"
+            f"--{name.replace('_', '-')} {values[name]}"
             for name in _OUTPUTS
             if values.get(name) is not None and descriptor_of(values[name], STDOUT) == STDOUT
         ]
@@ -122,7 +122,7 @@ class Records:
         """
         values, command, to_stdout = self._values, self._command, self._to_stdout
         readers = [
-            f"--{name}"
+            f"--{name} {values[name]}"
             for name in _INPUTS
             if values.get(name) is not None and descriptor_of(values[name], STDIN) == STDIN
         ]
@@ -132,7 +132,7 @@ class Records:
             raise UsageError(f"{' and '.join(to_stdout)} cannot both write to stdout", hint=_ELSEWHERE)
         if to_stdout and command not in _RUNS:
             raise UsageError(f"{to_stdout[0]} would mix with what {command} writes to stdout", hint=_ELSEWHERE)
-        if self._spoken is Format.JSON and to_stdout and to_stdout != ["--events"]:
+        if self._spoken is Format.JSON and to_stdout and not to_stdout[0].startswith("--events"):
             raise UsageError(f"{to_stdout[0]} would mix with --format json on stdout", hint=_ELSEWHERE)
 
     def stdout(self) -> AbstractContextManager[object]:
