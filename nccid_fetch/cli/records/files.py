@@ -252,10 +252,13 @@ def output(option: str, path: Path) -> Iterator[Output]:
 def unwritable(option: str, path: Path, error: OSError | ValueError) -> UsageError:
     """Return the error for a file that cannot be opened to begin with."""
     why = getattr(error, "strerror", None) or "it names no file"
-    return UsageError(
-        f"{option} {path} cannot be written: {why}",
-        hint="name a file of your own, in a folder that is there",
+    is_unread = getattr(error, "errno", None) == ENXIO
+    hint = (
+        "start the program that reads from it first"
+        if is_unread
+        else "name a file of your own, in a folder that is there"
     )
+    return UsageError(f"{option} {path} cannot be written: {why}", hint=hint)
 
 
 def write_all(descriptor: int, data: bytes) -> None:
