@@ -1583,7 +1583,7 @@ GUARDS = (
     Guard(
         "the summary does not mix with a plan on stdout",
         "cli/records/keeping.py",
-        "if not self._to_stdout:\n            return nullcontext()",
+        "if self._stdout_owner is None:\n            return nullcontext()",
         "if True:\n            return nullcontext()",
         "test_outputs.py::test_a_plan_on_stdout_is_all_that_stdout_has_and_what_it_has_already_stays",
     ),

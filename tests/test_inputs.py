@@ -216,7 +216,7 @@ def test_stdin_is_read_by_one_option(s3: ScriptedS3, tmp_path: Path, capsys: pyt
     with ExitStack() as stack:
         _stdin("-", _file)(tmp_path, stack, b"")
         assert exit_code_of("get", "--plan", "-", "--config", "/dev/stdin", "--dest", tmp_path / "dest") == 2
-    assert capsys.readouterr().err.splitlines()[0] == "error: --config /dev/stdin and --plan - cannot both read stdin"
+    assert capsys.readouterr().err.splitlines()[0] == "error: --config /dev/stdin and --plan - cannot both have stdin"
 
 
 @fault(149)

@@ -324,11 +324,11 @@ def test_a_pipe_whose_reader_comes_a_moment_later_is_waited_for(
     [
         (
             ["--events", "-", "--output", "/dev/stdout"],
-            "--events - and --output /dev/stdout cannot both write to stdout",
+            "--events - and --output /dev/stdout cannot both have stdout",
         ),
         (
             ["--log-file", "/dev/fd/1", "--output", "-"],
-            "--output - and --log-file /dev/fd/1 cannot both write to stdout",
+            "--output - and --log-file /dev/fd/1 cannot both have stdout",
         ),
         (["--output", "-", "--format", "json"], "--output - would mix with --format json on stdout"),
         (
@@ -348,6 +348,23 @@ def test_stdout_has_one_writer(
     assert exit_code_of("plan", "data", "--dest", tmp_path / "dest", *options) == 2
     out, err = capsys.readouterr()
     assert (out, err.splitlines()[0]) == ("", f"error: {told}")
+
+
+@fault(147)
+@pytest.mark.parametrize(
+    "options",
+    [("--log-file", "--events"), ("--output", "--log-file"), ("--events", "--output"), ("--config", "--log-file")],
+    ids=" ".join,
+)
+def test_one_file_is_given_to_one_option(
+    s3: ScriptedS3, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, str]
+) -> None:
+    (tmp_path / "file").write_text("attempts = 5\n")
+    (tmp_path / "link").symlink_to("file")
+    given = [word for option, name in zip(options, ("file", "link"), strict=True) for word in (option, tmp_path / name)]
+    assert exit_code_of("plan", "data", "--dest", tmp_path / "dest", *given) == 2
+    assert capsys.readouterr().err.splitlines()[0].endswith(" cannot both have one file")
+    assert (tmp_path / "file").read_text() == "attempts = 5\n"
 
 
 @fault(147)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import sys
 import traceback
@@ -35,9 +36,9 @@ HASTE_SECONDS = 0.2
 _SIGNALLED = 128
 _INPUTS = ("config", "plan")
 """The options that read a file."""
-_OUTPUTS = ("events", "output", "log_file")
-"""The options that write to one, and may write to stdout."""
-_ELSEWHERE = "name a file or a pipe"
+_OUTPUTS = ("events", "output", "log_file", "metrics")
+"""The options that write to one."""
+_ELSEWHERE = "name another file"
 _UNSAID = {"--on-finish": "(given)"}
 """Options whose values are not repeated: a command may have the address of a chat in it, which is a password."""
 _PASSWORD = re.compile(r"(?<=//)\S*@")
@@ -65,11 +66,7 @@ class Records:
         self._values = values
         self._command = str(values["context"].info_name)
         self._spoken = Format(values["format_"])
-        self._to_stdout = [
-            f"--{name.replace('_', '-')} {values[name]}"
-            for name in _OUTPUTS
-            if values.get(name) is not None and descriptor_of(values[name], STDOUT) == STDOUT
-        ]
+        self._stdout_owner: str | None = None
         self._log: Log | None = None
         self._last_words: list[str] = []
         self._hearing = ExitStack()
@@ -87,7 +84,7 @@ class Records:
             UsageError: A file cannot be written.
         """
         values, command = self._values, self._command
-        self._check_streams()
+        self._check_files()
         self._hearing.enter_context(heard_by(self._hear))
         source = {name: values.get(name) for name in ("bucket", "group")}
         dest = None if values.get("dest") is None else str(values["dest"])
@@ -114,30 +111,34 @@ class Records:
             labels = {"group": str(source["group"]), "dest": str(Path(str(dest)).absolute())}
             self.metrics = Metrics(values["metrics"], labels, on_failure=_saying("--metrics", values["metrics"]))
 
-    def _check_streams(self) -> None:
-        """Refuse two options that read stdin, and two writers to stdout.
+    def _check_files(self) -> None:
+        """Refuse two options that read or write one file, stdin or stdout. A device may be given to many.
 
         Raises:
             UsageError: There are two.
         """
-        values, command, to_stdout = self._values, self._command, self._to_stdout
-        readers = [
-            f"--{name} {values[name]}"
-            for name in _INPUTS
-            if values.get(name) is not None and descriptor_of(values[name], STDIN) == STDIN
-        ]
-        if len(readers) > 1:
-            raise UsageError(f"{' and '.join(readers)} cannot both read stdin", hint="name a file for one of them")
-        if len(to_stdout) > 1:
-            raise UsageError(f"{' and '.join(to_stdout)} cannot both write to stdout", hint=_ELSEWHERE)
-        if to_stdout and command not in _RUNS:
-            raise UsageError(f"{to_stdout[0]} would mix with what {command} writes to stdout", hint=_ELSEWHERE)
-        if self._spoken is Format.JSON and to_stdout and not to_stdout[0].startswith("--events"):
-            raise UsageError(f"{to_stdout[0]} would mix with --format json on stdout", hint=_ELSEWHERE)
+        owners: dict[int | str, str] = {}
+        for name in (*_INPUTS, *_OUTPUTS):
+            path = self._values.get(name)
+            if path is None:
+                continue
+            number = descriptor_of(path, STDIN if name in _INPUTS else STDOUT)
+            if number is None and os.path.exists(path) and not os.path.isfile(path):  # noqa: PTH110, PTH113 - never raise.
+                continue
+            place = os.path.realpath(path) if number is None else number
+            option = f"--{name.replace('_', '-')} {path}"
+            if (owner := owners.setdefault(place, option)) is not option:
+                what = "one file" if number is None else {STDIN: "stdin", STDOUT: "stdout"}.get(number, "one stream")
+                raise UsageError(f"{owner} and {option} cannot both have {what}", hint=_ELSEWHERE)
+        taken = self._stdout_owner = owners.get(STDOUT)
+        if taken is not None and self._command not in _RUNS:
+            raise UsageError(f"{taken} would mix with what {self._command} writes to stdout", hint=_ELSEWHERE)
+        if taken is not None and self._spoken is Format.JSON and not taken.startswith("--events"):
+            raise UsageError(f"{taken} would mix with --format json on stdout", hint=_ELSEWHERE)
 
     def stdout(self) -> AbstractContextManager[object]:
         """Have the summary go to stderr while the block lasts, if an option has stdout. Events have it in JSON themselves."""
-        if not self._to_stdout:
+        if self._stdout_owner is None:
             return nullcontext()
         return redirect_stdout(io.StringIO() if self._spoken is Format.JSON else sys.stderr)
 
