@@ -147,7 +147,7 @@ def plan(command: str, values: options.Values, records: Records, plan_file: Plan
             note(f"note: the reader of --output {path} has gone away; it did not get the whole plan")
             raise typer.Exit(128 + SIGPIPE) from None
         except (typer.Exit, RunError) as end:
-            if out is not None:
+            if out is not None and not out.has_failed:
                 _tell_output(out, tally, has_failed=isinstance(end, RunError), quiet=_is_quiet(values))
             raise
 

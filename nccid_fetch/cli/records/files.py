@@ -163,10 +163,12 @@ class Output:
         path: What was asked for.
         text: What to write to.
         is_plain: Whether it is a file.
+        has_failed: Whether it could not be written.
     """
 
     def __init__(self, option: str, path: Path) -> None:
         self.path = path
+        self.has_failed = False
         self._option = option
         try:
             special = open_special(path)
@@ -230,6 +232,7 @@ class Output:
                 self._part.unlink(missing_ok=True)
 
     def _unwritten(self, error: OSError) -> DestinationError:
+        self.has_failed = True
         return DestinationError(
             f"{self._option} {self.path} cannot be written: {error.strerror}", hint="make room there"
         )
