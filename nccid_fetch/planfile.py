@@ -5,6 +5,8 @@ The first line says what the plan is of; every other one is a decision::
     {"schema": "nccid-fetch/plan/1", "bucket": "...", "group": "training"}
     {"action": "fetch", "reason": "missing", "key": "training/ct/...", "size": 1, "etag": "...", "modified": "..."}
 
+A plan that goes through a pipe may break off; its last line is then `{"incomplete": "the listing of ct broke off"}`.
+
 Carrying a plan out decides anew about each of its objects: the disk may have changed since.
 """
 
@@ -56,6 +58,11 @@ def write_decision(out: TextIO, decision: Decision) -> None:
         "modified": (_EPOCH + timedelta(milliseconds=remote.modified_ns // _MS)).isoformat(timespec="milliseconds"),
     }
     out.write(json.dumps(line) + "\n")
+
+
+def write_incomplete(out: TextIO, why: str) -> None:
+    """Write that what was written is not the whole plan, so that it is not carried out as one."""
+    out.write(json.dumps({"incomplete": why}) + "\n")
 
 
 def _reason(decision: Decision) -> str:
@@ -149,7 +156,10 @@ def read_plan(file: BinaryIO, name: str, source: Source, copy: BinaryIO | None =
         if number == 1:
             _check_header(_value(name, number, line.removeprefix(codecs.BOM_UTF8)), name, source)
         elif line.strip():
-            remote = _remote(name, number, _value(name, number, line))
+            value = _value(name, number, line)
+            if "incomplete" in value:
+                raise UsageError(f"{name} is not a whole plan: {value['incomplete']}", hint=_AGAIN)
+            remote = _remote(name, number, value)
             if not remote.key.startswith(group_prefix(source.group)) or remote.key.count("/") < 2:
                 raise UsageError(f"{name}, line {number}: the key is in no part of {source.group}", hint=_AGAIN)
             yield remote

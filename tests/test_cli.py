@@ -1139,10 +1139,18 @@ def test_half_a_plan_gets_no_name_and_that_is_said(cli: Cli, s3: ScriptedS3, des
     ended = cli("plan", "data", "ct", "--dest", dest, "--output", plan)
     assert ended.code == 5
     told = "was not written" if kind == "file" else "did not get the whole plan"
-    assert any(line.startswith(f"error: --output {plan} {told}") for line in ended.errors)
+    assert f"error: --output {plan} {told}: the listing of ct broke off" in ended.errors
     assert plan.exists() is (kind == "pipe")
     for reader in readers:
+        half = dest.parent / "half.jsonl"
+        half.write_bytes(os.read(reader, 1 << 16))
         os.close(reader)
+        refused = cli("get", "--plan", half, "--dest", dest)
+        assert (refused.code, refused.errors) == (
+            2,
+            [f"error: {half} is not a whole plan: the listing of ct broke off"],
+        )
+    assert not dest.exists()
 
 
 @fault(148)

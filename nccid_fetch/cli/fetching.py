@@ -3,7 +3,7 @@
 import shlex
 import stat
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from signal import SIGPIPE
@@ -15,10 +15,10 @@ import typer
 
 from nccid_fetch import operations
 from nccid_fetch.bandwidth import Bandwidth
-from nccid_fetch.errors import RunError, UsageError
+from nccid_fetch.errors import DestinationError, RunError, UsageError
 from nccid_fetch.events import Event, PagePlanned, Report
 from nccid_fetch.model import PartState
-from nccid_fetch.planfile import PlanFile, open_plan, write_decision, write_header
+from nccid_fetch.planfile import PlanFile, open_plan, write_decision, write_header, write_incomplete
 from nccid_fetch.progress import Meter
 from nccid_fetch.settings import Settings, Source
 from nccid_fetch.streams import STDOUT, descriptor_of
@@ -174,9 +174,13 @@ def _tell_output(out: Output, tally: Tally, *, has_failed: bool, quiet: bool) ->
     """
     if has_failed or not _is_whole(tally):
         broken = [name for name, part in tally.parts.items() if part.state is PartState.FAILED]
-        why = f": the listing of {', '.join(broken)} broke off" if broken else ""
+        why = f"the listing of {', '.join(broken)} broke off" if broken else "it could not be made"
+        if not out.is_plain:
+            with suppress(BrokenPipeError, DestinationError):
+                write_incomplete(out.text, why)
+                out.flush()
         told = "was not written" if out.is_plain else "did not get the whole plan"
-        note(f"error: --output {out.path} {told}{why}")
+        note(f"error: --output {out.path} {told}: {why}")
         return
     missing = [f"{name} is {part.state}" for name, part in tally.parts.items() if not part.listed.objects]
     if missing and not quiet:
