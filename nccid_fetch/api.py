@@ -1,21 +1,25 @@
 """nccid-fetch from Python: the command line's options as keyword arguments, typed values as results.
 
+An option that is None is not given: its default holds.
+
 Each function has an `_async` twin. The plain ones work in a notebook too, whose event loop is already running.
 """
 
 import asyncio
 import resource
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar, Unpack, get_type_hints
 
 from . import operations
-from .errors import UsageError
+from .errors import RunError, UsageError
 from .events import Event, PagePlanned, Report
 from .model import Decision, RemoteObject
+from .planfile import open_plan
 from .settings import Concurrency, Durability, Existing, OnFailure, Settings, Source, Transport, Verify
 from .summary import Summary, Tally
 from .timetable import Timetable, Window
@@ -27,59 +31,63 @@ T = TypeVar("T")
 class SourceOptions(TypedDict, total=False):
     """Where from; see `Source`."""
 
-    bucket: str
-    group: str
+    bucket: str | None
+    group: str | None
     profile: str | None
     region: str | None
     endpoint_url: str | None
-    no_sign_request: bool
-    allow_http: bool
+    no_sign_request: bool | None
+    allow_http: bool | None
 
 
 class PlanOptions(SourceOptions, total=False):
-    """What and where to; see `Settings`. `retry_for` is in seconds."""
+    """What a run would begin; see `Settings`. `retry_for` is in seconds, `max_bytes` may be a text like `500GB`."""
 
-    include: str | Iterable[str]
-    exclude: str | Iterable[str]
-    existing: Existing | str
-    strict: bool
-    retry_for: float
+    include: str | Iterable[str] | None
+    exclude: str | Iterable[str] | None
+    existing: Existing | str | None
+    strict: bool | None
+    retry_for: float | None
+    verify: Verify | str | None
+    max_bytes: float | str | None
+    max_patients: int | None
+    on_failure: OnFailure | str | None
+    require_verified: bool | None
 
 
 class FetchOptions(PlanOptions, total=False):
     """How to fetch; see `Settings`.
 
-    `stall` and `max_duration` are in seconds, `max_bytes` may be a text like `500GB`; `bwlimit` is a text, or bytes per second.
+    `stall` and `max_duration` are in seconds; `bwlimit` is a text, or bytes per second.
     """
 
-    concurrency: Concurrency
-    verify: Verify | str
-    durability: Durability | str
-    transport: Transport | str
+    concurrency: Concurrency | None
+    durability: Durability | str | None
+    transport: Transport | str | None
     bwlimit: float | str | None
     window: str | None
-    attempts: int
-    stall: float
+    attempts: int | None
+    stall: float | None
     max_duration: float | None
-    max_bytes: float | str | None
-    max_patients: int | None
-    on_failure: OnFailure | str
-    require_verified: bool
-    group_readable: bool
+    group_readable: bool | None
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What `fetch` would do now.
+    """What `fetch` with the same arguments would do now.
 
     Attributes:
-        decisions: One per object, in key order. They are all in memory: for a whole group of the
-            warehouse rather have the command line write them to a file.
+        decisions: One per object that it would begin or skip, in key order. They are all in memory: for a whole group of
+            the warehouse rather have the command line write them to a file.
         summary: The numbers.
     """
 
     decisions: list[Decision]
     summary: Summary
+
+    def __repr__(self) -> str:
+        """Return what a notebook shows: the numbers, and no object."""
+        return f"<Plan of {len(self.decisions):,} decisions: {self.summary!r}>"
 
 
 async def fetch_async(
@@ -97,8 +105,11 @@ async def fetch_async(
     command = "get" if parts or plan is not None else "all"
     tally = Tally()
     started = datetime.now(UTC)
-    plan_file = Path(plan) if plan is not None else None
-    await operations.fetch(source, settings, _both(tally, report), command=command, plan_file=plan_file)
+    with ExitStack() as stack, _coded(tally, settings):
+        opened = None if plan is None else open_plan(Path(plan), source)
+        # In a thread: it may come through a pipe.
+        plan_file = None if opened is None else await asyncio.to_thread(stack.enter_context, opened)
+        await operations.fetch(source, settings, _both(tally, report), command=command, plan_file=plan_file)
     return _summary(command, source, settings, tally, started)
 
 
@@ -137,12 +148,13 @@ async def plan_async(
     decisions: list[Decision] = []
 
     def collect(event: Event) -> None:
-        if isinstance(event, PagePlanned):
+        if isinstance(event, PagePlanned) and event.begun:
             decisions.extend(event.decisions)
         _both(tally, report)(event)
 
     started = datetime.now(UTC)
-    await operations.plan(source, settings, collect)
+    with _coded(tally, settings):
+        await operations.plan(source, settings, collect)
     decisions.sort(key=lambda decision: decision.remote.key)  # Parts are listed side by side, and by the shard.
     return Plan(decisions, _summary("plan", source, settings, tally, started, planned=True))
 
@@ -192,7 +204,11 @@ _SOURCE_FIELDS = {field.name for field in fields(Source)}
 
 
 def _source(options: SourceOptions) -> Source:
-    return Source(**{name: value for name, value in options.items() if name in _SOURCE_FIELDS})  # type: ignore[arg-type]
+    return Source(**{name: value for name, value in _given(options).items() if name in _SOURCE_FIELDS})
+
+
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _known(options: Mapping[str, object], kinds: type) -> None:
@@ -202,10 +218,11 @@ def _known(options: Mapping[str, object], kinds: type) -> None:
             raise UsageError(f"there is no option {name!r}", hint=f"one of: {', '.join(sorted(get_type_hints(kinds)))}")
 
 
-def _settings(options: PlanOptions | FetchOptions, dest: str | Path, parts: tuple[str, ...]) -> Settings:
-    if not str(dest):
-        raise UsageError("dest is empty", hint="name a folder; the present one is '.'")
-    chosen: dict[str, Any] = {name: value for name, value in options.items() if name not in _SOURCE_FIELDS}
+def _settings(options: PlanOptions | FetchOptions, dest: str | Path | None, parts: tuple[str, ...]) -> Settings:
+    if dest is None or not str(dest):
+        told = "dest is not given" if dest is None else "dest is empty"
+        raise UsageError(told, hint="name a folder; the present one is '.'")
+    chosen = {name: value for name, value in _given(options).items() if name not in _SOURCE_FIELDS}
     for name in {"stall", "retry_for", "max_duration"} & chosen.keys():
         chosen[f"{name}_seconds"] = chosen.pop(name)
     kinds = {
@@ -222,7 +239,7 @@ def _settings(options: PlanOptions | FetchOptions, dest: str | Path, parts: tupl
             except ValueError:
                 raise UsageError(f"{name}={chosen[name]!r} is unknown", hint=f"one of: {', '.join(kind)}") from None
     for name, read in _TEXTS.items():
-        if chosen.get(name) is not None:
+        if name in chosen:
             chosen[name] = read(chosen[name])
     for name in ("include", "exclude"):
         globs = chosen.get(name, ())
@@ -249,9 +266,18 @@ _TEXTS: dict[str, Callable[[Any], object]] = {
 def _summary(
     command: str, source: Source, settings: Settings, tally: Tally, started: datetime, *, planned: bool = False
 ) -> Summary:
-    return Summary(
-        command, source, settings, tally, started, datetime.now(UTC), tally.exit_code(settings), planned=planned
-    )
+    code = tally.exit_code(settings, planned=planned)
+    return Summary(command, source, settings, tally, started, datetime.now(UTC), code, planned=planned)
+
+
+@contextmanager
+def _coded(tally: Tally, settings: Settings) -> Iterator[None]:
+    """Let an error that ends a run have the exit code that the command line would end with."""
+    try:
+        yield
+    except RunError as error:
+        error.exit_code = tally.exit_code(settings, error)
+        raise
 
 
 def _both(tally: Tally, report: Report | None) -> Report:

@@ -24,7 +24,7 @@
     │   ├── UnreachableError            no connection
     │   │   └── UntrustedError          none that can be trusted
     │   └── RangeIgnoredError           a range was answered with something else: start anew
-    ├── ListingDeniedError              this prefix may not be listed
+    ├── ListingDeniedError      4       this prefix may not be listed
     ├── RefusedError                    the fast transport says no; the reference path says why
     └── ObjectError                     this object only: an outcome, with a reason
 
@@ -58,6 +58,8 @@ class NccidFetchError(Exception):
 class RunError(NccidFetchError):
     """Ends a run.
 
+    Its text is the message, and the hint on a line of its own, as a traceback shows it.
+
     Args:
         message: What went wrong and where, one sentence without a full stop.
         hint: The next step, if one is known.
@@ -67,7 +69,12 @@ class RunError(NccidFetchError):
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)
+        self.message = message
         self.hint = hint
+
+    def __str__(self) -> str:
+        """Return the message and the hint."""
+        return self.message if self.hint is None else f"{self.message}\nhint: {self.hint}"
 
 
 class UsageError(RunError):
@@ -202,6 +209,8 @@ class RangeIgnoredError(TransientError):
 class ListingDeniedError(NccidFetchError):
     """The credentials may not list this prefix."""
 
+    exit_code = 4
+
 
 class RefusedError(NccidFetchError):
     """The fast transport was refused an object, without a word that can be trusted on why."""
@@ -225,6 +234,11 @@ class UnsafeKeyError(ObjectError):
 
     def __init__(self, message: str) -> None:
         super().__init__(Reason.UNSAFE_KEY, message)
+
+
+def message_of(error: BaseException) -> str:
+    """Return what an error says, without the next step: for a sentence that has one of its own, or none."""
+    return error.message if isinstance(error, RunError) else str(error)
 
 
 _PRECEDENCE = (9, 4, 5)

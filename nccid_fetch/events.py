@@ -36,11 +36,13 @@ class PagePlanned:
         part: The part.
         decisions: What was decided, in key order.
         known_by_size: How many of the skipped objects no digest ever proved.
+        begun: Whether a run begins them. A dry run says of some objects that a run stops before them.
     """
 
     part: str
     decisions: Sequence[Decision]
     known_by_size: int = 0
+    begun: bool = True
 
 
 @dataclass(frozen=True, slots=True)

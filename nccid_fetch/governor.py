@@ -43,6 +43,7 @@ from .errors import (
     ThrottledError,
     TransientError,
     UnreachableError,
+    message_of,
 )
 from .events import Held, Released, Report, Wait
 from .retry import RETRY_AFTER_SECONDS_MAX, THROTTLED_SECONDS_MAX, backoff_seconds
@@ -301,7 +302,7 @@ class Governor:
         else:
             self.is_held, self._since, self._failures = True, now, 0
         self._until = now + pause
-        self._report(Held(self._reason, str(error), self._since, pause, self._time_for(self._reason)))
+        self._report(Held(self._reason, message_of(error), self._since, pause, self._time_for(self._reason)))
         self._wake()
 
     def _time_for(self, reason: Wait) -> float:
@@ -314,7 +315,7 @@ class Governor:
             seconds: How long it has been like this.
         """
         for_long = f", for {seconds / 60:.0f} minutes now" if seconds >= 60 else ""
-        message = f"{self._cause}{for_long}"
+        message = f"{message_of(self._cause)}{for_long}"
         kind, hint = _ENDINGS[self._reason]
         self.end(lambda: kind(message, f"{hint}, then run the same command again; what was verified stays"))
         raise kind(message, f"{hint}, then run the same command again; what was verified stays") from self._cause

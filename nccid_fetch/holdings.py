@@ -51,7 +51,7 @@ class PartHolding:
 
     Attributes:
         in_place: Recorded as in place.
-        failed: What was refused or failed in the last run over it, by reason.
+        failed: What was refused or failed when a run last looked at it, by reason.
     """
 
     in_place: Count = field(default_factory=Count)

@@ -16,7 +16,7 @@ Schema, version 2 (times are milliseconds since the epoch, UTC)
     object     folder, name, size, etag, modified, verified_by, unflushed: an object that is in place. An ETag of 32
                hex digits is kept as 16 bytes. verified_by: 1 MD5, 2 multipart MD5, 3 checksum, 4 size alone.
                unflushed: the run that put it in place without flushing it to disk; 0 for all others
-    failure    key, reason, message: an object that was refused or failed in the last run over its part
+    failure    key, reason, message: an object that was refused or failed when a run last looked at it
     twin       folded, key: on a file system that folds names, which key owns a name
     run        id, command, started, ended: a run without an end was killed
     unflushed  run, boot, failed: a run that did not flush what it wrote, in which boot of the machine (null where
@@ -39,6 +39,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import DestinationBusyError, DestinationError, DestinationFullError, Reason, UsageError
+from .failures import Failures
 from .keys import STATE_FOLDER
 from .model import ETag, Listed, Record, VerifiedBy
 from .schema import LISTING, MIGRATION, SCHEMA, VERSION
@@ -84,6 +85,7 @@ class Journal:
         remote: What the file system is called, if it is or may be on another machine.
 
     Attributes:
+        failures: What did not arrive.
         remote: As given.
         distrusts_cache: Whether a flush failed in this boot: what is read may then not be what is on the disk.
     """
@@ -94,6 +96,7 @@ class Journal:
         self.remote = remote
         self.distrusts_cache = False
         self._connection = connection
+        self.failures = Failures(connection, self._transaction)
         self._path = path
         self._boot = boot
         self._folder_ids: dict[str, int] = {}
@@ -258,18 +261,14 @@ class Journal:
         """Record a batch: files that are in place, and objects that failed. All of it, or nothing.
 
         Args:
-            placed: Key and record.
+            placed: Key and record. What failed before under these keys is forgotten.
             failed: Key, reason, message.
         """
         with self._transaction():
-            self._connection.executemany(
-                "INSERT OR REPLACE INTO object VALUES (?, ?, ?, ?, ?, ?, ?)",
-                [self._row(key, record) for key, record in placed],
-            )
-            self._connection.executemany(
-                "INSERT OR REPLACE INTO failure VALUES (?, ?, ?)",
-                [(text_of(key), str(reason), text_of(message)) for key, reason, message in failed],
-            )
+            rows = {key: self._row(key, record) for key, record in placed}
+            self._connection.executemany("INSERT OR REPLACE INTO object VALUES (?, ?, ?, ?, ?, ?, ?)", rows.values())
+            self.failures.forget(rows)
+            self.failures.note(failed)
 
     def retime(self, moved: Iterable[tuple[str, int]]) -> None:
         """Record that files have a newer mtime, and nothing else about them.
@@ -328,18 +327,14 @@ class Journal:
     def run(self, command: str, prefixes: Iterable[str], durability: Durability = Durability.BATCH) -> Iterator[None]:
         """Note a run, from its beginning to its end, however it ends.
 
-        What failed before is forgotten: everything below these prefixes is tried again.
-
         Args:
             command: What was called.
-            prefixes: What the run is about, each ending in a slash.
+            prefixes: The parts that it lists, each ending in a slash.
             durability: With `none`, what is recorded is marked as not flushed, and commits are not flushed either.
         """
         self._has_begun = True
         with self._transaction():
-            for prefix in prefixes:
-                after = prefix[:-1] + "0"  # The character that follows the slash.
-                self._connection.execute("DELETE FROM failure WHERE key >= ? AND key < ?", (prefix, after))
+            self.failures.begin(prefixes)
             cursor = self._connection.execute("INSERT INTO run (command, started) VALUES (?, ?)", (command, now_text()))
             self._run = int(cursor.lastrowid or 0)
             if durability is Durability.NONE:

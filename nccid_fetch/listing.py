@@ -17,6 +17,7 @@ from .errors import (
     TokenRefusedError,
     TransientError,
     UnreachableError,
+    message_of,
 )
 from .events import ListingRetrying, Report
 from .model import PartState, RemoteObject
@@ -129,7 +130,7 @@ class Listing:
                         str(error), hint="check the network and --endpoint-url, then run the same command again"
                     ) from error
                 throttled = isinstance(error, ThrottledError)
-                self.report(ListingRetrying(prefix, str(error), pause, throttled))
+                self.report(ListingRetrying(prefix, message_of(error), pause, throttled))
                 await self.clock.sleep(pause)
             except CredentialsError:
                 if not wait_for_endpoint:

@@ -7,7 +7,6 @@ been looked at.
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, closing, suppress
 from itertools import groupby, islice
-from pathlib import Path
 
 from . import warehouse
 from .bandwidth import Bandwidth
@@ -19,13 +18,13 @@ from .disk import THREADS_MAX, Disk
 from .durability import boot_id
 from .errors import AccessError, DestinationFullError, UsageError
 from .events import DestinationOpened, LastListed, PartsKnown, RemoteFound, Report, RoomFound
+from .foresight import Foresight
 from .governor import Governor
 from .journal import Journal
-from .keys import key_filter
 from .listing import Listing, ShardedListing, Stream, survey
 from .model import PartState
-from .pipeline import Pages, plan_all, run
-from .planfile import parts_of_plan, read_plan, sorted_plan
+from .pipeline import Pages, foresee, run
+from .planfile import PlanFile
 from .planning import Planner
 from .room import Room
 from .settings import RETRY_FOR_SECONDS, Settings, Source, Transport
@@ -48,7 +47,7 @@ async def fetch(
     report: Report,
     *,
     command: str = "get",
-    plan_file: Path | None = None,
+    plan_file: PlanFile | None = None,
     clock: Clock = REAL,
     bandwidth: Bandwidth | None = None,
 ) -> None:
@@ -88,15 +87,13 @@ async def _fetch(
     brake: Brake,
     *,
     command: str,
-    plan_file: Path | None,
+    plan_file: PlanFile | None,
     clock: Clock,
     bandwidth: Bandwidth | None,
 ) -> None:
     """Do what `fetch` does, but for the last word on a disk that is full."""
     check_dest(settings.dest)
-    asked = settings.parts if plan_file is None else parts_of_plan(plan_file, source)
-    if plan_file is not None and not asked:
-        raise UsageError(f"{plan_file} is a plan of nothing", hint="leave at least one object in it")
+    asked = _asked(settings, plan_file)
     governor = Governor(clock, retry_for_seconds=settings.retry_for_seconds, report=report)
     async with AsyncExitStack() as stack:
         journal = Journal.open(settings.dest, bucket=source.bucket, group=source.group, boot=boot_id())
@@ -127,23 +124,20 @@ async def _fetch(
         stack.callback(_clear_quietly, destination)
         if plan_file is None and settings.wants_all:
             report(LastListed({part: listed for part, listed in journal.listed().items() if part in parts}))
-        prefixes = [warehouse.part_prefix(source.group, part) for part in parts]
+        lists = plan_file is None
+        prefixes = [warehouse.part_prefix(source.group, part) for part in parts if lists]
         stack.enter_context(journal.run(command, prefixes, settings.durability))
         disk = stack.enter_context(Disk(min(settings.concurrency_max + 2, THREADS_MAX)))
         journal_thread = stack.enter_context(Disk(1))
-        lets_through = key_filter(settings.include, settings.exclude)
         planner = Planner(
             source.group,
-            lets_through,
-            settings.existing,
+            settings,
             destination,
             journal,
             disk,
             journal_thread,
             report,
-            settings.dest,
-            settings.require_verified,
-            lists=plan_file is None,
+            lists=lists,
             endpoint=session.endpoint,
         )
         reference = ReferenceReader(session)
@@ -173,28 +167,46 @@ async def _fetch(
             when_failed=brake.failed,
             in_flight=lambda: slots.in_flight,
         )
-        if plan_file is not None:
-            pages: Pages = {parts: _alone(_planned(plan_file, source, parts, sort=settings.takes_whole_patients))}
-        elif settings.takes_whole_patients:
-            pages = _all_listed_in_order(listing, source, parts)
-        else:
-            pages = _all_listed(listing, source, parts)
-        await run(pages, planner, tools, committer, brake)
+        await run(_pages(listing, source, settings, parts, plan_file), planner, tools, committer, brake)
 
 
-async def plan(source: Source, settings: Settings, report: Report, *, clock: Clock = REAL) -> None:
-    """List and decide, and write nothing. The decisions are in the events.
+async def plan(
+    source: Source, settings: Settings, report: Report, *, plan_file: PlanFile | None = None, clock: Clock = REAL
+) -> None:
+    """List and decide, and write nothing: foresee what `fetch` with the same arguments does. The decisions are in the events.
+
+    ======================================  =============================================================================
+    Options                                 What is foreseen of them
+    ======================================  =============================================================================
+    parts, `--include`, `--exclude`,        the same decisions, by the same planner
+    `--existing`, `--require-verified`,
+    `--plan`
+    `--max-patients`, `--max-bytes`         the same patients are begun; what the run leaves is told as not begun
+    `--on-failure stop`                     the run ends with the first object that is refused; one that fails is not
+                                            foreseen
+    `--strict`, `--verify`                  the same exit code
+    `--max-duration`, `--window`            nothing: how long a run takes is not known
+    all others                              they change how objects come, and not which
+    ======================================  =============================================================================
+
+    What a server or a file turns out to be, nobody can foresee. An object that is to be checked is adopted where its file
+    is equal, else fetched, or refused with `--existing keep`. One that is to be fetched or checked may fail, or may have no
+    digest to be proved by. A disk may be full, or may not be written.
 
     Args:
         source: Where from.
         settings: Where to, and how.
         report: Who wants to know.
+        plan_file: Foresee what carrying out this plan does.
         clock: Time and chance.
 
     Raises:
         RunError: As `fetch` does.
     """
     check_dest(settings.dest)
+    asked = _asked(settings, plan_file)
+    brake = Brake(settings, report, clock)
+    foresight = Foresight(source.group, settings, report, brake)
     async with AsyncExitStack() as stack:
         journal = Journal.open(settings.dest, bucket=source.bucket, group=source.group, boot=boot_id())
         if journal is not None:
@@ -208,22 +220,45 @@ async def plan(source: Source, settings: Settings, report: Report, *, clock: Clo
             )
         )
         listing = Listing(Lister(session), LISTING_ATTEMPTS, report, clock)
-        parts = await _parts(listing, source, settings.parts, report)
+        parts = await _parts(listing, source, asked, report, planned=plan_file is not None)
         with suppress(OSError):  # A plan needs no room, and says how much there is if it can.
             report(RoomFound(*space_of(settings.dest)))
         tree = stack.enter_context(open_tree(settings.dest))
         planner = Planner(
             source.group,
-            key_filter(settings.include, settings.exclude),
-            settings.existing,
+            settings,
             tree,
             journal,
             stack.enter_context(Disk(THREADS_MAX)),
             stack.enter_context(Disk(1)),
-            report,
-            settings.dest,
+            foresight,
+            lists=plan_file is None,
         )
-        await plan_all(_all_listed(listing, source, parts), planner)
+        await foresee(_pages(listing, source, settings, parts, plan_file), planner, settings, brake, foresight)
+
+
+def _asked(settings: Settings, plan_file: PlanFile | None) -> tuple[str, ...]:
+    """Return which parts were asked for, by name or by a plan; none for all.
+
+    Raises:
+        UsageError: The plan has nothing in it.
+    """
+    if plan_file is None:
+        return settings.parts
+    if not plan_file.parts:
+        raise UsageError(f"{plan_file.name} is a plan of nothing", hint="leave at least one object in it")
+    return plan_file.parts
+
+
+def _pages(
+    listing: Listing, source: Source, settings: Settings, parts: tuple[str, ...], plan_file: PlanFile | None
+) -> Pages:
+    """Return the objects to decide about: those that a plan names, or all that these parts have."""
+    if plan_file is not None:
+        return {parts: _alone(_planned(plan_file, source, parts, sort=settings.takes_whole_patients))}
+    if settings.takes_whole_patients:
+        return _all_listed_in_order(listing, source, parts)
+    return _all_listed(listing, source, parts)
 
 
 def _make_ready(destination: Destination, journal: Journal, settings: Settings, report: Room) -> None:
@@ -320,17 +355,16 @@ async def _alone(stream: Stream) -> AsyncGenerator[Stream, None]:
     yield stream
 
 
-async def _planned(path: Path, source: Source, parts: Sequence[str], *, sort: bool) -> Stream:
-    """Yield a plan's objects of these parts as pages, each of one part. The file may be larger than memory.
+async def _planned(plan_file: PlanFile, source: Source, parts: Sequence[str], *, sort: bool) -> Stream:
+    """Yield a plan's objects of these parts as pages, each of one part. It may be larger than memory.
 
     Args:
-        path: The plan.
+        plan_file: The plan.
         source: What it is to be of.
         parts: What is wanted of it.
         sort: Whether to put it in order, patient by patient, in place of the order that it has.
     """
-    remotes = sorted_plan(path, source) if sort else read_plan(path, source)
-    by_part = groupby(remotes, lambda remote: warehouse.part_of(remote.key, source.group))
+    by_part = groupby(plan_file.remotes(sort=sort), lambda remote: warehouse.part_of(remote.key, source.group))
     for part, objects in by_part:
         while part in parts and (page := list(islice(objects, PAGE_KEYS))):
             yield page

@@ -23,13 +23,23 @@ from .admission import Admission, Budget, Due, Lanes, Nowhere, Patients
 from .commit import Committer, Ending
 from .decisions import Nesting, refute
 from .diagnosis import destination_error
-from .errors import DestinationFullError, EndpointError, ListingDeniedError, ObjectError, Reason, decisive
+from .errors import (
+    DestinationFullError,
+    EndpointError,
+    ListingDeniedError,
+    ObjectError,
+    Reason,
+    decisive,
+    message_of,
+)
 from .events import Adopted, Failed, Fetched, LimitSet, ListingEnded, Report
+from .foresight import Foresight
 from .hours import keep_hours
 from .keys import is_folder_marker
 from .listing import Stream
 from .model import Check, Fetch, PartState, Refuse, RemoteObject, Skip
 from .planning import Planner
+from .settings import Settings
 from .stopping import Brake
 from .summary import Count
 from .tasks import loud
@@ -206,9 +216,7 @@ async def _flow(
     account: _Account,
 ) -> None:
     """Let listings, workers and committer work, until all is dealt with, the run is stopped or one of them fails."""
-    settings = tools.settings
-    budget = Budget(settings.max_patients, settings.max_bytes)
-    admission: Admission = Patients(lanes, budget, brake, pages) if settings.takes_whole_patients else lanes
+    admission = _admission(lanes, tools.settings, brake, pages)
     breaker = _Breaker()
     limit = _Limit(tools)
 
@@ -221,7 +229,7 @@ async def _flow(
                     loud(_work, lanes, breaker, tools, committer, brake, account=account, limit=limit),
                     name=f"worker-{number}",
                 )
-                for number in range(settings.concurrency_max)
+                for number in range(tools.settings.concurrency_max)
             ]
             drop = group.create_task(_drop(at_work, brake), name="drop")
             await brake.unless_stopped(_list_all(pages, planner, admission, breaker))
@@ -231,6 +239,13 @@ async def _flow(
         hours.cancel()
 
 
+def _admission(lanes: Lanes, settings: Settings, brake: Brake, pages: Pages) -> Admission:
+    """Return what decides which objects come into the lanes."""
+    if not settings.takes_whole_patients:
+        return lanes
+    return Patients(lanes, Budget(settings.max_patients, settings.max_bytes), brake, pages)
+
+
 async def _drop(workers: Sequence["asyncio.Task[None]"], brake: Brake) -> None:
     """Let go what is still in flight when a run that was stopped has had its time to finish."""
     await brake.overdue.wait()
@@ -238,12 +253,40 @@ async def _drop(workers: Sequence["asyncio.Task[None]"], brake: Brake) -> None:
         worker.cancel()
 
 
-async def plan_all(pages: Pages, planner: Planner) -> None:
-    """Plan all pages, and leave it at that. The decisions are in the planner's reports."""
+async def foresee(pages: Pages, planner: Planner, settings: Settings, brake: Brake, foresight: Foresight) -> None:
+    """Plan all pages that a run would plan before it is stopped, and tell what it would begin.
+
+    Args:
+        pages: What is in the bucket, or is wanted of it.
+        planner: Decides what each object needs, and reports to the foresight.
+        settings: What may stop the run.
+        brake: Stops it.
+        foresight: Tells.
+
+    Raises:
+        RunError: The listing cannot go on.
+    """
+    lanes = Lanes(planner.group, brake)
+    admission = _admission(lanes, settings, brake, pages) if foresight.may_stop else Nowhere()
     try:
-        await _list_all(pages, planner, Nowhere(), _Breaker())
+        async with asyncio.TaskGroup() as group:
+            group.create_task(loud(_begin, lanes, foresight), name="foresight")
+            await brake.unless_stopped(_list_all(pages, planner, admission, _Breaker()))
+            lanes.close()
     except BaseExceptionGroup as group:
         raise decisive(group) from group
+    finally:
+        foresight.end()
+
+
+async def _begin(lanes: Lanes, foresight: Foresight) -> None:
+    """Tell what comes to the workers of a run, in their order."""
+    begun: list[Due] = []
+    while (due := await lanes.take()) is not None:
+        begun.append(due)
+        if isinstance(due, Refuse) or not lanes.waiting:
+            foresight.begin(begun)
+            begun = []
 
 
 async def _list_all(pages: Pages, planner: Planner, admission: Admission, breaker: _Breaker) -> None:
@@ -314,7 +357,7 @@ async def _end_of(
         state = PartState.FAILED if listed else PartState.DENIED
         return ListingEnded(part, state, "the credentials may not list it", denied=True)
     if breaks:
-        return ListingEnded(part, PartState.FAILED, str(breaks[0]))
+        return ListingEnded(part, PartState.FAILED, message_of(breaks[0]))
     count = listed.get(part, Count())
     doubt = await planner.missing(part, count.objects)
     await planner.note_listing(part, count, is_whole=doubt is None)

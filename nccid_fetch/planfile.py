@@ -5,26 +5,39 @@ The first line says what the plan is of; every other one is a decision::
     {"schema": "nccid-fetch/plan/1", "bucket": "...", "group": "training"}
     {"action": "fetch", "reason": "missing", "key": "training/ct/...", "size": 1, "etag": "...", "modified": "..."}
 
+A plan that goes through a pipe may break off; its last line is then `{"incomplete": "the listing of ct broke off"}`.
+
 Carrying a plan out decides anew about each of its objects: the disk may have changed since.
 """
 
+import codecs
 import json
+import os
 import re
 import sqlite3
+import stat
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TextIO
+from tempfile import SpooledTemporaryFile
+from typing import BinaryIO, TextIO, cast
 
 from .errors import DestinationError, UsageError
 from .model import Check, Decision, ETag, Fetch, Refuse, RemoteObject, Skip
 from .settings import Source
+from .streams import DASH, STDIN, descriptor_of, open_input
 from .warehouse import group_prefix, part_of, patient_of, phase_of
 
 SCHEMA = "nccid-fetch/plan/1"
 _MS = 1_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+COPIED_BYTES_MAX = 16 << 20
+"""How much of a plan that comes through a pipe is kept in memory."""
+LINE_BYTES_MAX = 64 << 10
+"""More than any line of a plan has: a key has 1,024 bytes, and each takes six where JSON escapes it."""
+_MAKE = "nccid-fetch plan --output FILE makes one"
+_AGAIN = "make the plan again: nccid-fetch plan --output FILE"
 _SIZE = re.compile(r"[0-9]{1,18}")
 
 
@@ -47,6 +60,11 @@ def write_decision(out: TextIO, decision: Decision) -> None:
     out.write(json.dumps(line) + "\n")
 
 
+def write_incomplete(out: TextIO, why: str) -> None:
+    """Write that what was written is not the whole plan, so that it is not carried out as one."""
+    out.write(json.dumps({"incomplete": why}) + "\n")
+
+
 def _reason(decision: Decision) -> str:
     match decision:
         case Fetch(why=why) | Check(why=why) | Skip(why=why):
@@ -55,55 +73,144 @@ def _reason(decision: Decision) -> str:
             return reason
 
 
-def read_plan(path: Path, source: Source) -> Iterator[RemoteObject]:
+class PlanFile:
+    """A plan that was read once from end to end, and can be gone through again.
+
+    Attributes:
+        name: What to call it in a message.
+        parts: The parts that it has objects of.
+
+    Args:
+        file: What it is in; it can be read again from its first byte on.
+        name: What to call it.
+        source: What it is of.
+        parts: The parts that it has objects of.
+    """
+
+    def __init__(self, file: BinaryIO, name: str, source: Source, parts: tuple[str, ...]) -> None:
+        self.name = name
+        self.parts = parts
+        self._file = file
+        self._source = source
+
+    def remotes(self, *, sort: bool = False) -> Iterator[RemoteObject]:
+        """Yield its objects. Only one of these at a time can be gone through.
+
+        Args:
+            sort: Yield them patient by patient, and those of a patient part by part in the order of parts' phases, in
+                place of the order that they have.
+
+        Raises:
+            UsageError: It was changed since it was read.
+            DestinationError: It is to be sorted, and there is no room for that.
+        """
+        self._file.seek(0)
+        remotes = read_plan(self._file, self.name, self._source)
+        return _sorted(remotes, self.name, self._source) if sort else remotes
+
+
+@contextmanager
+def open_plan(path: Path, source: Source) -> Iterator[PlanFile]:
+    """Read a plan from end to end, and keep it for as long as the block lasts.
+
+    What is no file can be read only once: it is copied, into memory up to 16 MiB, else into a temporary file.
+
+    Args:
+        path: The plan; `-` is stdin.
+        source: What it is to be of.
+
+    Raises:
+        UsageError: It cannot be read, is not a plan, or one of another bucket or group. Names the line.
+        DestinationError: There is no room for the copy.
+    """
+    name = "stdin" if path == DASH else str(path)
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(open_input(path))
+            is_file = descriptor_of(path, STDIN) is None and stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+        except OSError as error:
+            raise _unreadable(name, error) from error
+        kept: BinaryIO | None = None
+        if not is_file:
+            kept = cast("BinaryIO", stack.enter_context(SpooledTemporaryFile(COPIED_BYTES_MAX)))
+        parts: dict[str, None] = {}
+        for remote in read_plan(file, name, source, kept):
+            parts[part_of(remote.key, source.group)] = None
+        yield PlanFile(file if kept is None else kept, name, source, tuple(parts))
+
+
+def read_plan(file: BinaryIO, name: str, source: Source, copy: BinaryIO | None = None) -> Iterator[RemoteObject]:
     """Yield the objects of a plan, in its order.
+
+    Args:
+        file: The plan, from its first byte on.
+        name: What to call it.
+        source: What it is to be of.
+        copy: Gets each line that was read and is right.
 
     Raises:
         UsageError: It is not a plan, or one of another bucket or group. Names the line.
+        DestinationError: There is no room for the copy.
     """
-    try:
-        with path.open(encoding="utf-8-sig") as lines:
-            header = _line(path, 1, lines.readline())
-            if header.get("schema") != SCHEMA:
-                raise UsageError(
-                    f"{path} is not a plan of this version", hint="nccid-fetch plan --output FILE makes one"
-                )
-            if (header.get("bucket"), header.get("group")) != (source.bucket, source.group):
-                raise UsageError(
-                    f"{path} is a plan of group {header.get('group')} of bucket {header.get('bucket')}",
-                    hint="give the --bucket and --group that it was made with",
-                )
-            for number, line in enumerate(lines, start=2):
-                if line.strip():
-                    remote = _remote(path, number, _line(path, number, line))
-                    if not remote.key.startswith(group_prefix(source.group)) or remote.key.count("/") < 2:
-                        raise UsageError(
-                            f"{path}, line {number}: the key is in no part of {source.group}",
-                            hint="make the plan again: nccid-fetch plan --output FILE",
-                        )
-                    yield remote
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+    for number, line in enumerate(_lines(file, name), start=1):
+        if number == 1:
+            _check_header(_value(name, number, line.removeprefix(codecs.BOM_UTF8)), name, source)
+        elif line.strip():
+            value = _value(name, number, line)
+            if "incomplete" in value:
+                raise UsageError(f"{name} is not a whole plan: {value['incomplete']}", hint=_AGAIN)
+            remote = _remote(name, number, value)
+            if not remote.key.startswith(group_prefix(source.group)) or remote.key.count("/") < 2:
+                raise UsageError(f"{name}, line {number}: the key is in no part of {source.group}", hint=_AGAIN)
+            yield remote
+        if copy is not None:
+            try:
+                copy.write(line)
+            except OSError as error:
+                raise DestinationError(
+                    f"{name} cannot be kept until it is carried out: {error.strerror}",
+                    hint="make room where temporary files go (TMPDIR)",
+                ) from error
+
+
+def _lines(file: BinaryIO, name: str) -> Iterator[bytes]:
+    """Yield lines, each of a length that a line of a plan can have."""
+    is_empty = True
+    while True:
+        try:
+            line = file.readline(LINE_BYTES_MAX)
+        except OSError as error:
+            raise _unreadable(name, error) from error
+        if not line:
+            break
+        is_empty = False
+        yield line
+    if is_empty:
+        raise UsageError(f"{name} is empty, and not a plan", hint=_MAKE)
+
+
+def _check_header(header: dict[str, object], name: str, source: Source) -> None:
+    if header.get("schema") != SCHEMA:
+        raise UsageError(f"{name} is not a plan of this version", hint=_MAKE)
+    if (header.get("bucket"), header.get("group")) != (source.bucket, source.group):
         raise UsageError(
-            f"--plan {path} cannot be read: {why}", hint="nccid-fetch plan --output FILE makes one"
-        ) from error
+            f"{name} is a plan of group {header.get('group')} of bucket {header.get('bucket')}",
+            hint="give the --bucket and --group that it was made with",
+        )
 
 
-def sorted_plan(path: Path, source: Source) -> Iterator[RemoteObject]:
-    """Yield the objects of a plan patient by patient, and those of a patient part by part in the order of parts' phases.
+def _unreadable(name: str, error: OSError) -> UsageError:
+    return UsageError(f"--plan {name} cannot be read: {error.strerror}", hint=_MAKE)
 
-    A plan has pages as they came, and may be larger than memory: it is sorted in a file of SQLite's own, which has no name.
 
-    Raises:
-        UsageError: As `read_plan` does.
-        DestinationError: There is no room for that file.
-    """
+def _sorted(remotes: Iterator[RemoteObject], name: str, source: Source) -> Iterator[RemoteObject]:
+    """Yield objects patient by patient. They may be more than memory holds, and are sorted in a file of SQLite's own."""
     with closing(sqlite3.connect("")) as database:
         try:
             database.execute("CREATE TABLE remote (patient BLOB, phase INTEGER, key BLOB, size, etag BLOB, modified)")
             rows = (
                 (_raw(patient_of(key)), phase_of(part_of(key, source.group)), _raw(key), size, _raw(etag), modified_ns)
-                for key, size, etag, modified_ns in read_plan(path, source)
+                for key, size, etag, modified_ns in remotes
             )
             database.executemany("INSERT INTO remote VALUES (?, ?, ?, ?, ?, ?)", rows)
             in_order = "SELECT key, size, etag, modified FROM remote ORDER BY patient, phase, key"
@@ -111,7 +218,7 @@ def sorted_plan(path: Path, source: Source) -> Iterator[RemoteObject]:
                 yield RemoteObject(_text(key), size, ETag(_text(etag)), modified_ns)
         except sqlite3.Error as error:
             raise DestinationError(
-                f"{path} cannot be sorted by patient: {error}", hint="make room where temporary files go (TMPDIR)"
+                f"{name} cannot be sorted by patient: {error}", hint="make room where temporary files go (TMPDIR)"
             ) from error
 
 
@@ -124,34 +231,30 @@ def _text(raw: bytes) -> str:
     return raw.decode("utf-8", "surrogatepass")
 
 
-def parts_of_plan(path: Path, source: Source) -> tuple[str, ...]:
-    """Return the parts that a plan has objects of, having read it once from end to end."""
-    return tuple(dict.fromkeys(part_of(remote.key, source.group) for remote in read_plan(path, source)))
-
-
-def _line(path: Path, number: int, text: str) -> dict[str, object]:
+def _value(name: str, number: int, line: bytes) -> dict[str, object]:
+    try:
+        text = line.decode()
+    except UnicodeDecodeError:
+        raise UsageError(f"--plan {name} cannot be read: line {number} is not UTF-8", hint=_MAKE) from None
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
-        raise UsageError(f"{path}, line {number}: not a JSON object", hint="nccid-fetch plan --output FILE makes one")
+        raise UsageError(f"{name}, line {number}: not a JSON object", hint=_MAKE)
     return value
 
 
-def _remote(path: Path, number: int, line: dict[str, object]) -> RemoteObject:
+def _remote(name: str, number: int, line: dict[str, object]) -> RemoteObject:
     key, size, etag, modified_ns = line.get("key"), line.get("size"), line.get("etag"), _time(line.get("modified"))
-    for name, is_right in {
+    for column, is_right in {
         "key": isinstance(key, str),
         "size": _SIZE.fullmatch(str(size)) is not None,
         "etag": isinstance(etag, str),
         "modified": modified_ns is not None,
     }.items():
         if not is_right:
-            raise UsageError(
-                f"{path}, line {number}: {name} is missing or wrong",
-                hint="make the plan again: nccid-fetch plan --output FILE",
-            )
+            raise UsageError(f"{name}, line {number}: {column} is missing or wrong", hint=_AGAIN)
     return RemoteObject(str(key), int(str(size)), ETag(etag), modified_ns or 0)
 
 

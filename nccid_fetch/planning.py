@@ -1,8 +1,7 @@
 """From a page of the listing to decisions: filter, paths, journal and disk, by the page and not by the object."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from .decisions import Nesting, decide
@@ -12,9 +11,9 @@ from .disk import Disk
 from .errors import Reason, UnsafeKeyError
 from .events import PagePlanned, Report
 from .journal import Journal
-from .keys import fold, is_folder_marker, path_of
+from .keys import fold, is_folder_marker, key_filter, path_of
 from .model import Check, Decision, Fetch, LocalFile, Record, Refuse, RemoteObject, Skip, VerifiedBy
-from .settings import Existing
+from .settings import Settings
 from .summary import Count
 from .warehouse import part_of, part_prefix
 
@@ -30,31 +29,30 @@ class Planner:
 
     Attributes:
         group: The group that keys begin with.
-        lets_through: The filter on the key below the group.
-        existing: What to do with files that no record vouches for.
+        settings: What is wanted, and how.
         tree: The destination, or None if it does not exist yet.
         journal: Its journal, or None if there is none yet.
         disk: Where the disk is looked at.
         journal_thread: The one thread that uses the journal.
         report: Who wants to know.
-        dest: The destination's path, for messages.
-        require_verified: Only what is proved counts.
         lists: Whether pages are of the listing of whole parts, and not of a plan.
         endpoint: Of whom the listing is asked, for the journal.
     """
 
     group: str
-    lets_through: Callable[[str], bool]
-    existing: Existing
+    settings: Settings
     tree: Tree | None
     journal: Journal | None
     disk: Disk
     journal_thread: Disk
     report: Report
-    dest: Path
-    require_verified: bool = False
     lists: bool = True
     endpoint: str = ""
+    lets_through: Callable[[str], bool] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Make the filter on keys below the group."""
+        object.__setattr__(self, "lets_through", key_filter(self.settings.include, self.settings.exclude))
 
     async def plan(self, objects: Sequence[RemoteObject], nesting: Nesting) -> list[Decision]:
         """Decide what each object of a page needs, and report the page.
@@ -79,6 +77,7 @@ class Planner:
             decisions.append(decision)
         await self._retime(decisions)
         await self._forget(decisions, records)
+        await self._look_again(objects, decisions)
         if decisions:
             part = part_of(decisions[0].remote.key, self.group)
             self.report(PagePlanned(part, decisions, _known_by_size(decisions, records)))
@@ -119,6 +118,8 @@ class Planner:
                     part, listed.objects, listed.bytes, is_whole=is_whole, endpoint=self.endpoint
                 )
             )
+            if is_whole and journal.failures.any:
+                await self.journal_thread.run(lambda: journal.failures.forget_unlisted(part_prefix(self.group, part)))
 
     def _sift(
         self, objects: Sequence[RemoteObject]
@@ -147,7 +148,7 @@ class Planner:
             return Refuse(remote, Reason.CONFLICT, f"this file system cannot tell its name from that of {owner}")
         if parent is not None:
             return Refuse(remote, Reason.CONFLICT, f"one of its folders has the name of the object {parent}")
-        return decide(remote, record, local, self.existing, require_verified=self.require_verified)
+        return decide(remote, record, local, self.settings.existing, require_verified=self.settings.require_verified)
 
     async def _records(self, keys: list[str]) -> dict[str, Record]:
         journal = self.journal
@@ -161,7 +162,7 @@ class Planner:
         try:
             return await self.disk.run(function)
         except OSError as error:
-            raise destination_error(error, self.dest) from error
+            raise destination_error(error, self.settings.dest) from error
 
     async def _owners(self, keys: list[str], paths: list[tuple[str, ...]]) -> list[str]:
         """Return the key that owns each object's name: its own, but where the file system folds names."""
@@ -185,6 +186,14 @@ class Planner:
         keys = [d.remote.key for d in sure if d.remote.key not in replaced]
         if keys or replaced:
             await self.journal_thread.run(lambda: journal.forget(keys, replaced))
+
+    async def _look_again(self, objects: Sequence[RemoteObject], decisions: Sequence[Decision]) -> None:
+        """Let the journal know which of the objects that failed before are still listed, and which are in place."""
+        journal = self.journal
+        if journal is not None and isinstance(self.tree, Destination) and journal.failures.any:
+            listed = [remote.key for remote in objects]
+            in_place = [decision.remote.key for decision in decisions if isinstance(decision, Skip)]
+            await self.journal_thread.run(lambda: journal.failures.look_again(listed, in_place))
 
     async def _retime(self, decisions: Sequence[Decision]) -> None:
         """Let mtimes follow where only LastModified moved on."""

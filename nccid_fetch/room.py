@@ -60,5 +60,5 @@ class Room:
         if files <= 0:
             return error
         return DestinationFullError(
-            f"{error}; at least {size_text(max(size, 0))} in {files:,} files are still to come", error.hint
+            f"{error.message}; at least {size_text(max(size, 0))} in {files:,} files are still to come", error.hint
         )

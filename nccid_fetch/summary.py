@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from .errors import Reason
+from .errors import AccessError, EndpointError, Reason
 from .events import (
     Adopted,
     Committed,
@@ -31,7 +31,8 @@ from .events import (
     StoppedBy,
 )
 from .model import Check, Decision, Fetch, PartState, Refuse, Skip, VerifiedBy
-from .settings import Settings, Source
+from .settings import Settings, Source, Verify
+from .units import size_text
 from .warehouse import part_of
 
 FAILURES_MAX = 1000
@@ -65,7 +66,7 @@ class PartTally:
         state: Its end; None while it is being listed.
         listed: What its listing gave so far.
         settled: What of it reached an end, skipped objects among them.
-        planned: What was decided about it, by action.
+        planned: What was decided about it, by action; of a run that is only foreseen, what it begins.
         fetched: What of it was downloaded.
         adopted: What was found in place and proved.
         skipped: What was recorded and unchanged.
@@ -86,11 +87,16 @@ class PartTally:
     message: str | None = None
 
     def end(self, *, planned: bool) -> PartState:
-        """Return how the part ended: a listing that is complete does not make it so while objects are left over."""
+        """Return how the part ended: a listing that is complete does not make it so while objects are left over.
+
+        Args:
+            planned: The run is only foreseen: left over is what it does not begin.
+        """
         if self.state is None:
             return PartState.STOPPED
-        left_over = self.settled.objects < self.listed.objects
-        return PartState.STOPPED if self.state is PartState.COMPLETE and left_over and not planned else self.state
+        dealt_with = sum(count.objects for count in self.planned.values()) if planned else self.settled.objects
+        left_over = dealt_with < self.listed.objects
+        return PartState.STOPPED if self.state is PartState.COMPLETE and left_over else self.state
 
 
 @dataclass(slots=True)
@@ -147,7 +153,7 @@ class Tally:
                 self.hashed_bytes += size
             case PagePlanned(part, decisions, known_by_size):
                 self.known_by_size += known_by_size
-                self._plan(self.parts.setdefault(part, PartTally()), decisions)
+                self._plan(self.parts.setdefault(part, PartTally()), decisions, begun=event.begun)
             case Committing(objects, in_flight):
                 self.committing, self.in_flight = objects, in_flight
                 self.batches += 1
@@ -205,10 +211,11 @@ class Tally:
         ends = [part.end(planned=False) for part in self.parts.values()]
         return self.stopped if PartState.STOPPED in ends or not ends else None
 
-    def _plan(self, part: PartTally, decisions: Sequence[Decision]) -> None:
+    def _plan(self, part: PartTally, decisions: Sequence[Decision], *, begun: bool) -> None:
         for kind, action in _ACTIONS.items():
             sizes = [decision.remote.size for decision in decisions if type(decision) is kind]
-            for count in (part.listed, self.listed, part.planned[action], self.planned[action]):
+            planned = (part.planned[action], self.planned[action]) if begun else ()
+            for count in (part.listed, self.listed, *planned):
                 count.add(sum(sizes), len(sizes))
             if kind is Skip:
                 self.skipped.add(sum(sizes), len(sizes))
@@ -245,10 +252,18 @@ class Tally:
         nothing = all(state in {PartState.DENIED, PartState.EMPTY, PartState.ABSENT} for state in states)
         return bool(states) and (nothing or self.denied_later or (denied and (settings.strict or self.named)))
 
-    def exit_code(self, settings: Settings) -> int:
-        """Return the exit code of a run that was not ended by an error: 4, 5, 10, 2, 1, 3 or 0, in this order."""
+    def exit_code(self, settings: Settings, error: BaseException | None = None, *, planned: bool = False) -> int:
+        """Return the exit code of a run, for the command line and for Python.
+
+        Args:
+            settings: What was asked for.
+            error: What ended the run. Without one it is 4, 5, 10, 2, 1, 3 or 0, in this order.
+            planned: The run is only foreseen.
+        """
+        if error is not None and not (isinstance(error, EndpointError) and self.misses_access(settings)):
+            return int(getattr(error, "exit_code", 1))
         if self.misses_access(settings):
-            return 4
+            return AccessError.exit_code  # What may not be had outranks what could not be reached.
         if self.listing_failed:
             return 5
         cut_short = self.cut_short
@@ -258,9 +273,15 @@ class Tally:
             return 2
         if self.failed or self.refused:
             return 1
-        if settings.require_verified and (self.verified[VerifiedBy.SIZE] or self.known_by_size):
+        if settings.require_verified and self._is_unproved(settings, planned=planned):
             return 3
         return 0
+
+    def _is_unproved(self, settings: Settings, *, planned: bool) -> bool:
+        """Say whether an object is known by its size alone, or will be."""
+        by_size = self.verified[VerifiedBy.SIZE] + self.known_by_size
+        will_be = self.planned["fetch"].objects if planned and settings.verify is Verify.SIZE else 0
+        return bool(by_size + will_be)
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,6 +307,16 @@ class Summary:
     ended: datetime
     exit_code: int
     planned: bool = False
+
+    def __repr__(self) -> str:
+        """Return what a notebook shows: the numbers, and no object."""
+        tally = self.tally
+        numbers = {"listed": tally.listed, "fetched": tally.fetched, "adopted": tally.adopted, "skipped": tally.skipped}
+        if self.planned:
+            numbers = {"listed": tally.listed} | {f"to {action}": count for action, count in tally.planned.items()}
+        told = [f"{name} {count.objects:,} ({size_text(count.bytes)})" for name, count in numbers.items()]
+        told += [f"refused {tally.refused:,}", f"failed {tally.failed:,}"]
+        return f"<Summary of {self.command}: exit code {self.exit_code}, {', '.join(told)}>"
 
     @property
     def duration_seconds(self) -> float:

@@ -108,7 +108,7 @@ class Window:
 
     Args:
         text: One or more of `HH:MM-HH:MM`, with a comma or a blank between them: every day, or from the weekday on that
-            stands before it. An end that is not later than the beginning is one of the next day.
+            stands before it. An end before the beginning is one of the next day.
 
     Raises:
         UsageError: It is something else, or a window in which there is no time.
@@ -140,9 +140,9 @@ class Window:
 
 
 def seconds_to(time: datetime | None, local: datetime) -> float:
-    """Return how many seconds the clock on the wall has to go to a time: infinitely many to none, and never less than a few.
+    """Return how many seconds the clock on the wall has to go to a time, at least a millisecond; infinitely many to none.
 
-    Where it is put on or back meanwhile it takes more or less; so whoever waits looks at it again before.
+    That clock may be set meanwhile, so the caller looks at it again before.
     """
     return float("inf") if time is None else max(0.001, (time - local).total_seconds())
 

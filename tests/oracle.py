@@ -11,7 +11,7 @@ import sqlite3
 import stat
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import md5
@@ -26,6 +26,7 @@ from nccid_fetch.events import Event, Report
 from nccid_fetch.journal import Journal
 from nccid_fetch.keys import STATE_FOLDER
 from nccid_fetch.model import ETag, RemoteObject
+from nccid_fetch.planfile import open_plan
 from nccid_fetch.settings import Settings, Source
 from nccid_fetch.summary import Tally
 
@@ -259,9 +260,10 @@ async def fetching(
     report: Report | None = None,
     plan_file: Path | None = None,
     clock: Clock = REAL,
+    dry: bool = False,
     **options: Any,
 ) -> Run:
-    """See `fetch`."""
+    """See `fetch`; with `dry` the run is only foreseen."""
     settings = Settings(dest=dest, parts=parts, **({"concurrency": 8} | options))
     tally = Tally()
     events: list[Event] = []
@@ -274,11 +276,14 @@ async def fetching(
 
     error: RunError | None = None
     try:
-        await operations.fetch(Source(endpoint_url=s3.endpoint_url), settings, listen, plan_file=plan_file, clock=clock)
+        carry_out = operations.plan if dry else operations.fetch
+        source = Source(endpoint_url=s3.endpoint_url)
+        with nullcontext() if plan_file is None else open_plan(plan_file, source) as plan:
+            await carry_out(source, settings, listen, plan_file=plan, clock=clock)
     except RunError as caught:
         error = caught
     code = tally.exit_code(settings) if error is None else error.exit_code
     run = Run(tally, events, code, error)
     excused = error is not None or tally.stopped is not None
-    assert run.left_over == 0 or excused or "denied" in {part.state for part in tally.parts.values()}
+    assert dry or run.left_over == 0 or excused or "denied" in {part.state for part in tally.parts.values()}
     return run

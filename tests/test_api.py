@@ -11,6 +11,7 @@ import threading
 import typing
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +33,19 @@ from nccid_fetch import (
     Summary,
     UsageError,
     Warehouse,
+    api,
     fetch,
     fetch_async,
     plan,
     plan_async,
 )
+from nccid_fetch.api import FetchOptions, SourceOptions
 from nccid_fetch.events import Committed, Fetched, LimitSet, ListingEnded, PagePlanned, PartsKnown, Received
 from nccid_fetch.journal import Journal
+from nccid_fetch.settings import Settings, Source
 from nccid_fetch.warehouse import BUCKET
 
+from .commandline import exit_code_of
 from .servers.scripted import Do, Hold, Page, ScriptedS3, Status
 
 OBJECTS = {
@@ -429,3 +434,105 @@ def test_a_listing_that_may_not_be_or_is_none_is_an_error_and_no_end(s3: Scripte
         listed(s3, "ct")
     with pytest.raises(UsageError):
         Warehouse(group="test")
+
+
+# Options that are not given, what is shown, and errors.
+
+OPTIONS = sorted(typing.get_type_hints(FetchOptions))
+
+
+def test_every_option_may_be_none_and_is_then_not_given(s3: ScriptedS3, tmp_path: Path) -> None:
+    source = typing.get_type_hints(SourceOptions)
+    options: dict[str, Any] = dict.fromkeys(OPTIONS)
+    summary = fetch(dest=tmp_path, plan=None, report=None, **options | {"endpoint_url": s3.endpoint_url})
+    assert (summary.exit_code, summary.settings.dest) == (0, tmp_path)
+    assert replace(summary.settings, open_files=None) == Settings(dest=tmp_path)
+    assert summary.source == Source(endpoint_url=s3.endpoint_url)
+    assert Warehouse(**dict.fromkeys(source)).source == Source()
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_an_option_that_is_none_is_not_given(option: str, tmp_path: Path) -> None:
+    assert "None" in str(typing.get_type_hints(FetchOptions)[option]), "a type checker knows it"
+    given: Any = {option: None}
+    assert api._settings(given, tmp_path, ()) == api._settings({}, tmp_path, ())
+    assert api._source(given) == Source()
+
+
+@pytest.mark.parametrize("dest", [None, ""])
+def test_a_destination_has_to_be_named(dest: Any) -> None:
+    with pytest.raises(UsageError, match=r"dest is (not given|empty)"):
+        fetch(dest=dest)
+
+
+def test_plan_takes_what_decides_in_fetch(s3: ScriptedS3, tmp_path: Path) -> None:
+    planned = plan(dest=tmp_path, endpoint_url=s3.endpoint_url, max_bytes=20, require_verified=True)
+    run = fetch(dest=tmp_path, endpoint_url=s3.endpoint_url, max_bytes=20, require_verified=True)
+    assert planned.summary.exit_code == run.exit_code == 10
+    assert len(planned.decisions) == run.tally.fetched.objects
+
+
+def test_what_a_notebook_shows_is_short_and_names_no_object(s3: ScriptedS3, tmp_path: Path) -> None:
+    for number in range(100):
+        s3.put(f"training/ct/Covid{number:04}/../escape", b"image")
+    planned = plan(dest=tmp_path, endpoint_url=s3.endpoint_url)
+    run = fetch(dest=tmp_path, endpoint_url=s3.endpoint_url)
+    assert repr(planned) == (
+        "<Plan of 104 decisions: <Summary of plan: exit code 1, listed 104 (531 B), to fetch 4 (31 B), to check 0 (0 B), "
+        "to skip 0 (0 B), to refuse 100 (500 B), refused 100, failed 0>>"
+    )
+    assert repr(run) == (
+        "<Summary of all: exit code 1, listed 104 (531 B), fetched 4 (31 B), adopted 0 (0 B), skipped 0 (0 B), "
+        "refused 100, failed 0>"
+    )
+
+
+def test_the_text_of_an_error_has_its_hint_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UsageError) as caught:
+        fetch("brain", dest=tmp_path)
+    message, hint = str(caught.value).splitlines()
+    assert (message, hint) == (caught.value.message, f"hint: {caught.value.hint}")
+    assert str(UsageError("no hint")) == "no hint"
+    for debug in ([], ["--debug"]):
+        assert exit_code_of("get", "brain", "--dest", tmp_path, *debug) == 2
+        assert capsys.readouterr().err.count("hint: ") == 1
+    for debug in ([], ["--debug"]):
+        assert exit_code_of("get", "data", "--dest", tmp_path, "--endpoint-url", "http://127.0.0.1:1", *debug) == 5
+        told = capsys.readouterr().err
+        assert told.count("hint: ") == 1
+        assert ("Traceback" in told) is bool(debug)
+
+
+@pytest.mark.parametrize("function", [fetch, plan])
+def test_an_error_has_the_exit_code_of_the_command_line(
+    s3: ScriptedS3,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    function: Callable[..., Any],
+) -> None:
+    """What may not be had comes before what cannot be reached."""
+
+    async def broken(*_: Any) -> None:
+        raise EndpointError("the endpoint is gone", hint="wait")
+
+    s3.allow_list = lambda prefix, _: prefix.startswith("training/ct/")
+    monkeypatch.setattr("nccid_fetch.operations.run", broken)
+    monkeypatch.setattr("nccid_fetch.operations.foresee", broken)
+    with pytest.raises(EndpointError) as caught:
+        function("ct", "mri", dest=tmp_path, endpoint_url=s3.endpoint_url)
+    command = ["get"] if function is fetch else ["plan"]
+    code = exit_code_of(*command, "ct", "mri", "--dest", tmp_path, "--endpoint-url", s3.endpoint_url)
+    assert caught.value.exit_code == code == 4
+    assert "the endpoint is gone" in capsys.readouterr().err
+
+
+def test_a_listing_that_is_denied_has_the_exit_code_of_ls(s3: ScriptedS3) -> None:
+    async def read() -> None:
+        _ = [remote async for remote in Warehouse(endpoint_url=s3.endpoint_url).objects("ct")]
+
+    s3.allow_list = lambda prefix, _: not prefix.startswith("training/ct/")
+    with pytest.raises(ListingDeniedError) as caught:
+        asyncio.run(read())
+    code = exit_code_of("ls", "ct", "--endpoint-url", s3.endpoint_url)
+    assert caught.value.exit_code == code == 4

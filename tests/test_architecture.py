@@ -20,7 +20,7 @@ LINES_MAX = 450
 RANKS = (
     (
         *("adaptive", "clock", "digests", "disk", "errors", "filesystem", "reserve", "schema", "slots"),
-        *("tasks", "units", "warehouse"),
+        *("streams", "tasks", "units", "warehouse"),
         *("cli", "cli.awsfiles", "cli.help", "cli.records", "cli.records.times", "cli.signals"),
         *("demo.clinical", "doctor", "doctor.in_time", "store", "store.pace", "store.programs"),
         *("store.signing",),
@@ -31,7 +31,7 @@ RANKS = (
         *("store.reactor",),
     ),
     (
-        *("diagnosis", "events", "settings", "shards", "staging", "walk"),
+        *("diagnosis", "events", "failures", "settings", "shards", "staging", "walk"),
         *("cli.origins", "demo.synthetic", "store.answers", "store.protocol", "store.strict"),
     ),
     (
@@ -44,7 +44,7 @@ RANKS = (
         *("cli.options", "cli.records.metrics", "cli.records.stream", "store.session"),
     ),
     (
-        *("commit", "planning", "status"),
+        *("commit", "foresight", "planning", "status"),
         *("cli.output", "store.fast", "store.identity", "store.pages", "store.reference", "store.witness"),
     ),
     (

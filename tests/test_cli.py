@@ -1061,10 +1061,107 @@ def test_a_run_that_the_first_failure_stops_is_1_and_names_it(cli: Cli, s3: Scri
     assert "hint: run the same command again to try once more" in ended.err
 
 
-def test_a_dry_run_says_that_it_shows_all(cli: Cli, s3: ScriptedS3, dest: Path) -> None:
-    ended = cli("all", "--dest", dest, "--dry-run", "--max-patients", "1", "--format", "json")
+@fault(148)
+@pytest.mark.parametrize("command", [["all", "--dry-run"], ["plan"]], ids=" ".join)
+def test_a_dry_run_stops_where_the_run_stops(cli: Cli, s3: ScriptedS3, dest: Path, command: list[str]) -> None:
+    ended = cli(*command, "--dest", dest, "--max-patients", "1", "--format", "json")
+    assert (ended.code, ended.json["planned"]["fetch"]["objects"]) == (10, 4)
+    assert ended.json["stopped"] == {"by": "--max-patients", "message": "1 patient was begun, and there are more"}
+    assert "run the same command again" not in ended.err, "it would say the same again"
+    run = cli("all", "--dest", dest, "--max-patients", "1", "--format", "json")
+    assert (run.code, run.json["fetched"]) == (10, ended.json["planned"]["fetch"])
+
+
+@fault(148)
+def test_a_dry_run_does_not_know_how_long_a_run_takes(cli: Cli, s3: ScriptedS3, dest: Path) -> None:
+    ended = cli("all", "--dest", dest, "--dry-run", "--max-duration", "1h", "--format", "json")
     assert (ended.code, ended.json["planned"]["fetch"]["objects"]) == (0, len(OBJECTS))
-    assert ended.err.splitlines()[0] == "note: --dry-run shows all that is to be fetched, whatever --max-patients says"
+    note = "note: --dry-run does not know how long a run takes: it shows what comes without --max-duration"
+    assert ended.err.splitlines()[0] == note
+
+
+@fault(148)
+def test_what_is_known_by_size_is_checked_by_the_run_that_a_dry_run_foresees(
+    cli: Cli, s3: ScriptedS3, dest: Path
+) -> None:
+    assert cli("get", "data", "--dest", dest, "--verify", "size").code == 0
+    planned = cli("get", "data", "--dest", dest, "--require-verified", "--dry-run", "--format", "json")
+    assert (planned.code, planned.json["planned"]["check"]["objects"]) == (0, len(expected("training/data/")))
+    assert cli("plan", "data", "--dest", dest, "--require-verified", "--format", "json").json["exit_code"] == 0
+    run = cli("get", "data", "--dest", dest, "--require-verified", "--format", "json")
+    assert (run.code, run.json["adopted"]["objects"]) == (0, len(expected("training/data/")))
+
+
+@fault(148)
+def test_what_is_known_by_size_alone_is_counted_also_where_it_was_there_before(
+    cli: Cli, s3: ScriptedS3, dest: Path
+) -> None:
+    s3.put("training/data/Covid0000/data_2020-04-01.json", b"{}", etag="opaque")
+    options = ("get", "data", "--include", "data/Covid0000/*", "--dest", dest, "--require-verified")
+    for command in (options, (*options, "--dry-run"), options):  # Found out, recorded, and recorded.
+        ended = cli(*command)
+        assert (ended.code, ended.errors) == (3, ["error: 1 object could be proved by size alone"])
+
+
+@fault(148)
+def test_what_is_refused_is_1_in_a_dry_run_as_well_and_named(cli: Cli, s3: ScriptedS3, dest: Path) -> None:
+    s3.put("training/data/../escape", b"{}")
+    plan = dest.parent / "plan.jsonl"
+    dest.parent.mkdir()
+    ended = cli("plan", "data", "--dest", dest, "--output", plan, "--format", "json")
+    assert (ended.code, ended.json["refused"], ended.json["planned"]["refuse"]["objects"]) == (1, {"objects": 1}, 1)
+    assert [failed["reason"] for failed in ended.json["failures"]] == ["unsafe_key"]
+    assert plan.read_text().count('"action"') == 1 + len(expected("training/data/")), "it was written all the same"
+    assert cli("get", "data", "--dest", dest).code == 1
+
+
+@fault(148)
+def test_a_plan_without_a_part_that_is_denied_is_written_and_says_so(cli: Cli, s3: ScriptedS3, dest: Path) -> None:
+    s3.allow_list = lambda prefix, _: not prefix.startswith(("training/mri/", "training/ct/")) and prefix != "training/"
+    dest.parent.mkdir()
+    plan = dest.parent / "plan.jsonl"
+    ended = cli("plan", "data", "mri", "--dest", dest, "--output", plan)
+    assert ended.code == 4
+    assert f"note: --output {plan} has the plan of data; mri is denied" in ended.err.splitlines()
+    assert cli("get", "--plan", plan, "--dest", dest).code == 0
+    assert files(dest) == expected("training/data/")
+
+
+@fault(148)
+@pytest.mark.parametrize("kind", ["file", "pipe"])
+def test_half_a_plan_gets_no_name_and_that_is_said(cli: Cli, s3: ScriptedS3, dest: Path, kind: str) -> None:
+    s3.script("list", Status(500, "InternalError"), key="training/ct/", count=None)
+    dest.parent.mkdir()
+    plan, readers = dest.parent / "plan.jsonl", []
+    if kind == "pipe":
+        os.mkfifo(plan)
+        readers.append(os.open(plan, os.O_RDONLY | os.O_NONBLOCK))
+    ended = cli("plan", "data", "ct", "--dest", dest, "--output", plan)
+    assert ended.code == 5
+    told = "was not written" if kind == "file" else "did not get the whole plan"
+    assert f"error: --output {plan} {told}: the listing of ct broke off" in ended.errors
+    assert plan.exists() is (kind == "pipe")
+    for reader in readers:
+        half = dest.parent / "half.jsonl"
+        half.write_bytes(os.read(reader, 1 << 16))
+        os.close(reader)
+        refused = cli("get", "--plan", half, "--dest", dest)
+        assert (refused.code, refused.errors) == (
+            2,
+            [f"error: {half} is not a whole plan: the listing of ct broke off"],
+        )
+    assert not dest.exists()
+
+
+@fault(148)
+def test_a_dry_run_of_a_plan_says_what_is_left_of_it_to_do(cli: Cli, s3: ScriptedS3, dest: Path) -> None:
+    dest.parent.mkdir()
+    plan = dest.parent / "plan.jsonl"
+    assert cli("plan", "data", "ct", "--dest", dest, "--output", plan).code == 0
+    assert cli("get", "data", "--dest", dest).code == 0
+    planned = cli("get", "--plan", plan, "--dest", dest, "--dry-run", "--format", "json").json["planned"]
+    assert planned["fetch"]["objects"] == len(expected("training/ct/"))
+    assert planned["skip"]["objects"] == len(expected("training/data/"))
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from nccid_fetch import journal as module
 from nccid_fetch import schema
 from nccid_fetch.errors import DestinationBusyError, DestinationError, Reason, UsageError
+from nccid_fetch.failures import UNLISTED
 from nccid_fetch.journal import Journal
 from nccid_fetch.keys import STATE_FOLDER
 from nccid_fetch.model import ETag, Record, VerifiedBy
@@ -212,19 +213,54 @@ def test_a_key_that_is_no_text_can_be_named_among_the_failures(dest: Path) -> No
     ]
 
 
-def test_a_run_forgets_the_failures_of_its_own_prefixes_only(dest: Path) -> None:
-    failed = [
-        "training/ct-metadata/a",
-        "training/ct/a",
-        "training/ct/z/\U0001f600",
-        "training/ct0/a",
-        "training/data/a",
-    ]
+FAILED = ("training/ct-metadata/a", "training/ct/a", "training/ct/z/\U0001f600", "training/ct0/a", "training/data/a")
+
+
+def failed_keys(dest: Path) -> set[object]:
+    return {key for (key,) in rows_of(dest, "SELECT key FROM failure")}
+
+
+@fault(150)
+def test_a_run_that_looks_at_nothing_forgets_no_failure(dest: Path) -> None:
     with opened(dest) as journal:
-        journal.commit([], [(key, Reason.GONE, "") for key in failed])
+        journal.commit([], [(key, Reason.GONE, "") for key in FAILED])
         with journal.run("get", ["training/ct/", "training/data/"]):
-            pass
-    assert rows_of(dest, "SELECT key FROM failure ORDER BY key") == [("training/ct-metadata/a",), ("training/ct0/a",)]
+            journal.failures.look_again(["training/ct/a"], [])
+    assert failed_keys(dest) == {*FAILED}
+
+
+@fault(150)
+def test_a_failure_is_forgotten_when_its_object_is_in_place_and_when_a_whole_listing_has_it_no_more(dest: Path) -> None:
+    with opened(dest) as journal:
+        journal.commit([], [(key, Reason.GONE, "") for key in FAILED])
+        with journal.run("get", ["training/ct/", "training/data/"]):
+            journal.failures.look_again(["training/ct/a", "training/ct/b"], ["training/ct/b"])
+            journal.failures.forget_unlisted("training/ct/")
+            assert failed_keys_of(journal) == {*FAILED} - {"training/ct/z/\U0001f600"}
+            journal.failures.look_again(["training/data/a"], ["training/data/a"])
+            assert failed_keys_of(journal) == {*FAILED} - {"training/ct/z/\U0001f600", "training/data/a"}
+            journal.commit([("training/ct/a", RECORD)], [("training/ct/c", Reason.CHANGED, "")])
+    assert failed_keys(dest) == {"training/ct-metadata/a", "training/ct0/a", "training/ct/c"}
+
+
+def failed_keys_of(journal: Journal) -> set[object]:
+    return {key for (key,) in journal._connection.execute("SELECT key FROM failure")}
+
+
+@fault(150)
+def test_a_listing_forgets_no_failure_of_its_own_run(dest: Path) -> None:
+    with opened(dest) as journal, journal.run("get", ["training/ct/"]):
+        journal.commit([], [("training/ct/a", Reason.GONE, "")])
+        journal.failures.forget_unlisted("training/ct/")
+    assert failed_keys(dest) == {"training/ct/a"}
+
+
+@fault(150)
+def test_a_failure_whose_key_is_no_text_is_forgotten_as_well(dest: Path) -> None:
+    with opened(dest) as journal:
+        journal.commit([], [("training/ct/\ud800", Reason.LOCAL_ERROR, "")])
+        journal.failures.forget(["training/ct/\ud800"])
+    assert failed_keys(dest) == set()
 
 
 def test_a_run_is_noted_from_its_beginning_to_its_end_however_it_ends(dest: Path) -> None:
@@ -451,11 +487,14 @@ def test_no_query_reads_more_rows_than_it_needs(dest: Path) -> None:
             assert len(journal.records(keys)) == 1000
             assert len(journal.records(clinical)) == 1000
             journal.commit([(keys[0], RECORD)], [(keys[1], Reason.GONE, "")])
+            journal.failures.look_again(keys, keys[2:4])
+            journal.failures.forget_unlisted("training/ct/")
             journal.own_names([("a", "A")])
     asked = [query for query in queries if query.partition(" ")[0] in {"SELECT", "INSERT", "UPDATE", "DELETE"}]
     found = [query for query in asked if " JOIN object " in query]
     assert len(found) == 3  # One per series of the first page, and one for all the folders of the second.
     with plainly(dest) as connection:
+        connection.execute(UNLISTED)
         plans = {
             query: [str(row[3]) for row in connection.execute(f"EXPLAIN QUERY PLAN {query}")] for query in set(asked)
         }

@@ -516,11 +516,16 @@ def test_a_destination_whose_name_is_no_utf8_has_metrics_all_the_same(tmp_path: 
     assert sample.labels["dest"] == r"d\udcff"
 
 
-def test_metrics_replace_a_link_instead_of_following_it(tmp_path: Path) -> None:
-    mine = tmp_path / "mine"
-    mine.write_text("precious")
-    (tmp_path / "m.prom").symlink_to(mine)
-    metrics = Metrics(tmp_path / "m.prom", {"group": "training", "dest": "d"}, on_failure=nobody_fails)
-    assert metrics.end(0, 60)
-    assert mine.read_text() == "precious"
-    assert not (tmp_path / "m.prom").is_symlink()
+@fault(147)
+def test_metrics_leave_a_link_and_replace_the_file_where_it_leads(tmp_path: Path) -> None:
+    real = tmp_path / "collected" / "real.prom"
+    real.parent.mkdir()
+    real.write_text("older numbers")
+    (tmp_path / "m.prom").symlink_to(real)
+    with real.open() as reader:
+        metrics = Metrics(tmp_path / "m.prom", {"group": "training", "dest": "d"}, on_failure=nobody_fails)
+        assert metrics.end(0, 60)
+        assert reader.read() == "older numbers", "the program that collects it never reads half of it"
+    assert (tmp_path / "m.prom").readlink() == real
+    assert "nccid_fetch_exit_code" in real.read_text()
+    assert [path.name for path in real.parent.iterdir()] == ["real.prom"]

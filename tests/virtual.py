@@ -9,7 +9,7 @@ the same seed gives the same run, call by call.
 import asyncio
 import random
 import selectors
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, tzinfo
@@ -386,14 +386,24 @@ class World:
         self._chance = random.Random(seed)
         self._task: asyncio.Task[Run] | None = None
 
-    def run(self, disk: FaultyDisk | None = None, report: Report | None = None, **options: Any) -> Run:
-        """Make one run to its end; what is no RunError is raised."""
+    def run(
+        self,
+        disk: FaultyDisk | None = None,
+        report: Report | None = None,
+        parts: Sequence[str] = (),
+        *,
+        dry: bool = False,
+        **options: Any,
+    ) -> Run:
+        """Make one run to its end, or foresee it; what is no RunError is raised."""
 
         async def main() -> Run:
             loop = asyncio.get_running_loop()
             time = clock.Clock(now=loop.time, chance=self._chance.random, local=lambda: self.local(loop.time()))
             self._task = asyncio.create_task(
-                oracle.fetching(self.bucket, self.dest, clock=time, report=report, **({"concurrency": 3} | options))
+                oracle.fetching(
+                    self.bucket, self.dest, *parts, clock=time, report=report, dry=dry, **({"concurrency": 3} | options)
+                )
             )
             try:
                 return await self._task

@@ -19,6 +19,7 @@ from typing import Any
 import typer
 
 from nccid_fetch.errors import UsageError
+from nccid_fetch.streams import open_input
 
 NOT_IN_FILES = ("config", "help", "version")
 _EXAMPLE = "nccid-fetch config --example shows every key"
@@ -90,7 +91,7 @@ def _read(path: Path) -> dict[str, Any]:
     import tomllib  # noqa: PLC0415 - only where there is a file.
 
     try:
-        with path.open("rb") as file:
+        with open_input(path) as file:
             mode = os.fstat(file.fileno()).st_mode
             # It says where patients' data goes, and can name a command to run.
             if stat.S_ISREG(mode) and mode & (stat.S_IWGRP | stat.S_IWOTH):

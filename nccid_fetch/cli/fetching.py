@@ -1,26 +1,27 @@
 """`all`, `get` and `plan`: run, listen, sum up."""
 
-import os
 import shlex
 import stat
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
+from signal import SIGPIPE
 from time import monotonic
 from types import MappingProxyType
-from typing import Any, TextIO
+from typing import Any
 
 import typer
 
 from nccid_fetch import operations
 from nccid_fetch.bandwidth import Bandwidth
-from nccid_fetch.errors import AccessError, DestinationError, EndpointError, UsageError
+from nccid_fetch.errors import DestinationError, RunError, UsageError
 from nccid_fetch.events import Event, PagePlanned, Report
-from nccid_fetch.planfile import write_decision, write_header
+from nccid_fetch.model import PartState
+from nccid_fetch.planfile import PlanFile, open_plan, write_decision, write_header, write_incomplete
 from nccid_fetch.progress import Meter
 from nccid_fetch.settings import Settings, Source
+from nccid_fetch.streams import STDOUT, descriptor_of
 from nccid_fetch.summary import Summary, Tally
 
 from . import options
@@ -30,6 +31,7 @@ from .display import line
 from .flags import Format
 from .output import note, note_outcome, print_json, rate_text
 from .publishing import published
+from .records.files import Output, output
 from .records.keeping import Records
 from .runner import raise_descriptor_limit, run
 from .signals import STATE, TOGGLE
@@ -44,18 +46,21 @@ def fetch(command: str, values: options.Values, records: Records) -> None:
         typer.Exit: With the exit code, where no error is raised.
         RunError: The run could not begin or go on.
     """
-    plan_file: Path | None = values.get("plan")
-    source, settings = options.source_of(values), options.settings_of(values, values.get("parts") or ())
-    if values["dry_run"]:
-        if plan_file is not None:
-            raise UsageError("--dry-run and --plan do not go together", hint="the plan is what it says")
-        for name in ("max_duration", "max_bytes", "max_patients"):
-            if values[name] is not None and Format(values["format_"]) is not Format.QUIET:
-                note(f"note: --dry-run shows all that is to be fetched, whatever --{name.replace('_', '-')} says")
-        plan(command, values, records)
-        return
+    path = values.get("plan")
+    source = options.source_of(values)
+    # Read to its end before anything else is done: it may come through a pipe, and be no plan.
+    with nullcontext() if path is None else open_plan(path, source) as plan_file:
+        if not values["dry_run"]:
+            _fetch(command, values, records, source, plan_file)
+            return
+        if values["max_duration"] is not None and not _is_quiet(values):
+            note("note: --dry-run does not know how long a run takes: it shows what comes without --max-duration")
+        plan(command, values, records, plan_file)
 
-    settings = _within_limits(settings, quiet=Format(values["format_"]) is Format.QUIET)
+
+def _fetch(command: str, values: options.Values, records: Records, source: Source, plan_file: PlanFile | None) -> None:
+    settings = options.settings_of(values, values.get("parts") or ())
+    settings = _within_limits(settings, quiet=_is_quiet(values))
     bandwidth = None if settings.bwlimit is None else Bandwidth(settings.bwlimit)
 
     async def work(report: Report) -> None:
@@ -117,67 +122,78 @@ def _warn_if_open(settings: Settings, *, quiet: bool) -> None:
         )
 
 
-def plan(command: str, values: options.Values, records: Records) -> None:
-    """Carry out `plan`. Raises as `fetch` does."""
+def plan(command: str, values: options.Values, records: Records, plan_file: PlanFile | None = None) -> None:
+    """Carry out `plan`, or foresee what `all` or `get` does. Raises as `fetch` does."""
     source, settings = options.source_of(values), options.settings_of(values, values.get("parts") or ())
-    output: Path | None = values.get("output")
-    with ExitStack() as stack:
-        out = stack.enter_context(_written_whole(output)) if output is not None else None
-        if out is not None:
-            write_header(out, source)
+    path = values.get("output")
+    tally = Tally()
+    with nullcontext() if path is None else output("--output", path) as out:
 
         async def work(report: Report) -> None:
-            also = report if out is None or output is None else _also_written(report, out, output)
-            await operations.plan(source, settings, also)
+            if out is not None:
+                write_header(out.text, source)
+            told = report if out is None else _also_written(report, out)
+            await operations.plan(source, settings, told, plan_file=plan_file)
 
-        _run(command, values, records, source, settings, work=work, tally=Tally(), planned=True)
+        def keep() -> None:
+            if out is not None and _is_whole(tally):
+                out.keep()
+
+        try:
+            _run(command, values, records, source, settings, work=work, tally=tally, planned=True, keep=keep)
+        except BrokenPipeError:
+            if path is None or descriptor_of(path, STDOUT) == STDOUT:
+                raise
+            note(f"note: the reader of --output {path} has gone away; it did not get the whole plan")
+            raise typer.Exit(128 + SIGPIPE) from None
+        except (typer.Exit, RunError) as end:
+            if out is not None and not out.has_failed:
+                _tell_output(out, tally, has_failed=isinstance(end, RunError), quiet=_is_quiet(values))
+            raise
 
 
-@contextmanager
-def _written_whole(path: Path) -> Iterator[TextIO]:
-    """Write a file that gets its name only if the command ends with 0: half a plan would be carried out as a whole.
+def _is_quiet(values: options.Values) -> bool:
+    return Format(values["format_"]) is Format.QUIET
 
-    Raises:
-        UsageError: It cannot be made there.
-        DestinationError: It cannot be written to its end.
+
+def _is_whole(tally: Tally) -> bool:
+    """Say whether there is a plan of all that may be listed: half a plan would be carried out as a whole."""
+    return bool(tally.listed.objects) and not (tally.listing_failed or tally.denied_later)
+
+
+def _tell_output(out: Output, tally: Tally, *, has_failed: bool, quiet: bool) -> None:
+    """Say in a sentence what of the plan was written, where that is not all that was asked for.
+
+    =====================================  =====================================================================
+    The plan                               What is said
+    =====================================  =====================================================================
+    is of every part                       nothing
+    lacks parts that are denied or absent  a note names them
+    is not whole                           an error: a file was not written, and a pipe got a part of it
+    =====================================  =====================================================================
     """
-    plain = not path.exists() or path.is_file()  # Not a pipe, and not /dev/null, which is to stay what it is.
-    part = path.with_name(f".{path.name}.part") if plain else path
-    # Where others may write as well, such as in /tmp, a file that waits under this name would be theirs to read.
-    made = os.O_CREAT | os.O_EXCL if plain else os.O_TRUNC
-    try:
-        if plain:
-            part.unlink(missing_ok=True)
-        descriptor = os.open(part, os.O_WRONLY | made | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise UsageError(f"--output {path} cannot be written: {error.strerror}", hint="name another file") from error
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as out:
-            yield out
-    except typer.Exit as end:
-        if end.exit_code == 0 and plain:
-            part.replace(path)
-        raise
-    except OSError as error:
-        raise _unwritten(path, error) from error
-    finally:
-        if plain:
-            part.unlink(missing_ok=True)
+    if has_failed or not _is_whole(tally):
+        broken = [name for name, part in tally.parts.items() if part.state is PartState.FAILED]
+        why = f"the listing of {', '.join(broken)} broke off" if broken else "it could not be made"
+        if not out.is_plain:
+            with suppress(BrokenPipeError, DestinationError):
+                write_incomplete(out.text, why)
+                out.flush()
+        told = "was not written" if out.is_plain else "did not get the whole plan"
+        note(f"error: --output {out.path} {told}: {why}")
+        return
+    missing = [f"{name} is {part.state}" for name, part in tally.parts.items() if not part.listed.objects]
+    if missing and not quiet:
+        there = [name for name, part in tally.parts.items() if part.listed.objects]
+        note(f"note: --output {out.path} has the plan of {', '.join(there)}; {', '.join(missing)}")
 
 
-def _unwritten(path: Path, error: OSError) -> DestinationError:
-    return DestinationError(f"--output {path} cannot be written: {error.strerror}", hint="make room there")
-
-
-def _also_written(report: Report, out: TextIO, path: Path) -> Report:
+def _also_written(report: Report, out: Output) -> Report:
     def listen(event: Event) -> None:
-        if isinstance(event, PagePlanned):
-            try:
-                for decision in event.decisions:
-                    write_decision(out, decision)
-                out.flush()  # So that what cannot be written is found out before the summary says that all is well.
-            except OSError as error:
-                raise _unwritten(path, error) from error
+        if isinstance(event, PagePlanned) and event.begun:
+            for decision in event.decisions:
+                write_decision(out.text, decision)
+            out.flush()  # So that what cannot be written is found out before the summary says that all is well.
         report(event)
 
     return listen
@@ -195,7 +211,23 @@ def _run(
     listeners: Sequence[Report] = (),
     answers: Mapping[int, Callable[[], None]] = MappingProxyType({}),
     planned: bool,
+    keep: Callable[[], None] = lambda: None,
 ) -> None:
+    """Run some work, listened to; sum up; raise its error, or typer.Exit with the exit code.
+
+    Args:
+        command: What was called.
+        values: What was asked for.
+        records: What is kept of it.
+        source: Where from.
+        settings: How.
+        work: The work.
+        tally: Gets the numbers.
+        listeners: Who else is to hear of it.
+        answers: What is done for signals that end nothing.
+        planned: Whether nothing is carried out.
+        keep: Called when the work has come to its end, before the summary.
+    """
     spoken = Format(values["format_"])
     meter = Meter(tally, monotonic)
     started = datetime.now(UTC)
@@ -208,13 +240,14 @@ def _run(
 
     try:
         run(followed_work(), {STATE: lambda: note(line(meter.read())), **answers}, quiet=spoken is Format.QUIET)
-    except UsageError:
+        keep()
+    except (UsageError, BrokenPipeError):
         raise
     except Exception as caught:  # noqa: BLE001 - whatever it is, the summary comes first.
         error = caught
-    if isinstance(error, EndpointError) and tally.misses_access(settings):
-        error.exit_code = AccessError.exit_code  # What may not be had outranks what could not be reached.
-    code = tally.exit_code(settings) if error is None else getattr(error, "exit_code", 1)
+    code = tally.exit_code(settings, error, planned=planned)
+    if isinstance(error, RunError):
+        error.exit_code = code
     if code == UsageError.exit_code:
         raise UsageError(
             "no key matches --include and --exclude", hint="patterns begin with the part: --include 'ct/Covid0000/*'"

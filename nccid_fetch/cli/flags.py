@@ -146,9 +146,9 @@ Exclude = Annotated[
 ]
 PlanFile = Annotated[
     Path | None,
-    _option("--plan", _WHAT, "Carry out a plan made by 'plan --output'.", parser=_path, metavar="FILE"),
+    _option("--plan", _WHAT, "Carry out a plan made by 'plan --output'; - for stdin.", parser=_path, metavar="FILE|-"),
 ]
-DryRun = Annotated[bool, _option("--dry-run", _WHAT, "List and decide, download nothing.")]
+DryRun = Annotated[bool, _option("--dry-run", _WHAT, "Show what the same command would do, download nothing.")]
 Strict = Annotated[bool, _option("--strict", _WHAT, "A denied part is an error.")]
 
 Dest = Annotated[
@@ -298,7 +298,8 @@ OnFinish = Annotated[
     ),
 ]
 PlanOutput = Annotated[
-    Path | None, _option("--output", _TELL, "Write the plan to a file, as JSON lines.", parser=_path, metavar="FILE")
+    Path | None,
+    _option("--output", _TELL, "Write the plan as JSON lines; - for stdout.", parser=_path, metavar="FILE|-"),
 ]
 Watch = Annotated[
     bool, _option("--watch", _TELL, "Follow a run from another terminal until it ends; wait for one if there is none.")
@@ -353,9 +354,9 @@ ConfigFile = Annotated[
     _option(
         "--config",
         _GENERAL,
-        "Options as TOML.",
+        "Options as TOML; - for stdin.",
         parser=_path,
-        metavar="FILE",
+        metavar="FILE|-",
         callback=configfile.apply,
         is_eager=True,  # Before what it is to speak for is asked for.
         show_default="nccid-fetch/config.toml in $XDG_CONFIG_HOME, else in ~/.config, if it is there",

@@ -32,23 +32,24 @@ SELECT: OptionGroup = PATIENCE | {
     "exclude": (flags.Exclude, None),
     "existing": (flags.ExistingFiles, Existing.CHECK),
     "strict": (flags.Strict, False),
+    "verify": (flags.VerifyBy, Verify.MD5),
+    "require_verified": (flags.RequireVerified, False),
+    "max_bytes": (flags.MaxBytes, None),
+    "max_patients": (flags.MaxPatients, None),
+    "on_failure": (flags.FailurePolicy, OnFailure.CONTINUE),
 }
+"""What decides which objects come, and the exit code: `plan` has it, and foresees a run by it."""
 FETCH: OptionGroup = SELECT | {
     "concurrency": (flags.Concurrency, 64),
     "bwlimit": (flags.BwLimit, None),
     "window": (flags.Hours, None),
     "dry_run": (flags.DryRun, False),
-    "verify": (flags.VerifyBy, Verify.MD5),
-    "require_verified": (flags.RequireVerified, False),
     "durability": (flags.DurableBy, Durability.BATCH),
     "transport": (flags.TransportChoice, Transport.AUTO),
     "attempts": (flags.Attempts, 8),
     "stall": (flags.Stall, "30s"),
     "group_readable": (flags.GroupReadable, False),
     "max_duration": (flags.MaxDuration, None),
-    "max_bytes": (flags.MaxBytes, None),
-    "max_patients": (flags.MaxPatients, None),
-    "on_failure": (flags.FailurePolicy, OnFailure.CONTINUE),
 }
 
 RECORDS: OptionGroup = {"metrics": (flags.MetricsFile, None), "on_finish": (flags.OnFinish, None)}

@@ -40,7 +40,7 @@ def origin_of(parameter: Any, source: Any, context: typer.Context) -> Origin:  #
 
 def located(error: UsageError, context: typer.Context) -> UsageError:
     """Say of an error about an option where its value stands, unless that is the command line, where one sees it."""
-    flag = _FLAG.search(str(error))
+    flag = _FLAG.search(error.message)
     for parameter in context.command.params:
         if flag and key_of(parameter) == flag[1]:
             origin = origin_of(parameter, context.get_parameter_source(parameter.name), context)

@@ -79,7 +79,7 @@ def heard_by(hear: Callable[[str], object]) -> Iterator[None]:
 
 def print_error(error: RunError) -> None:
     """Write what went wrong and the next step to stderr."""
-    note(f"error: {error}")
+    note(f"error: {error.message}")
     if error.hint:
         note(f"hint: {error.hint}")
 
@@ -161,6 +161,11 @@ def _remarks(summary: Summary, *, raised: bool) -> Iterator[tuple[str, str]]:
                 yield "error", f"the listing of {name} broke off: {part.message}; run the same command again"
     if (cut_short := summary.tally.cut_short) is not None and not raised:
         yield "error" if summary.exit_code == 1 else "note", f"stopped by {cut_short.by}: {cut_short.message}"
-        yield "hint", cut_short.hint
+        if not summary.planned:
+            yield "hint", cut_short.hint
     if summary.exit_code == 3:
-        yield "error", f"{objects_text(summary.tally.verified[VerifiedBy.SIZE])} could be proved by size alone"
+        by_size = summary.tally.verified[VerifiedBy.SIZE] + summary.tally.known_by_size
+        if by_size or not summary.planned:
+            yield "error", f"{objects_text(by_size)} could be proved by size alone"
+        else:
+            yield "error", "--verify size proves nothing that --require-verified counts"

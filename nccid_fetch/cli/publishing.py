@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 import typer
 
 from nccid_fetch import __version__
+from nccid_fetch.errors import message_of
 from nccid_fetch.events import DestinationOpened, Event, RemoteFound, Report, RoomShort
 from nccid_fetch.progress import Meter
 from nccid_fetch.settings import Settings, Source
@@ -88,5 +89,5 @@ def published(command: str, source: Source, settings: Settings, tally: Tally) ->
         publisher.end(end.exit_code, *_end_of(end.exit_code, tally))
         raise
     except BaseException as error:
-        publisher.end(getattr(error, "exit_code", 1), str(error), getattr(error, "hint", None))
+        publisher.end(getattr(error, "exit_code", 1), message_of(error), getattr(error, "hint", None))
         raise

@@ -178,8 +178,10 @@ def report_failure(error: Exception, *, debug: bool, at_end: Callable[[int], obj
         at_end: Called with the exit code before the process is ended here.
     """
     if debug:
+        hint = f"hint: {getattr(error, 'hint', None)}"  # It comes once, at the end.
         for line in "".join(traceback.format_exception(error)).splitlines():
-            note(line)
+            if line != hint:
+                note(line)
     if isinstance(error, RunError):
         print_error(error)
         if isinstance(error, InterruptedRunError) and error.is_left:

@@ -212,14 +212,14 @@ class _AccessExamination:
             return Part(name, Access.DENIED, message=str(error))
         except RunError as error:
             self.findings.append(of_error(error, self._asker))
-            return Part(name, Access.UNKNOWN, message=str(error))
+            return Part(name, Access.UNKNOWN, message=error.message)
         if found is None:
             return Part(name, Access.EMPTY)
         try:
             return Part(name, Access.GRANTED, *await self._answered(_read(reader, found), session.endpoint))
         except RunError as error:
             self.findings.append(of_error(error, self._asker))
-            return Part(name, Access.GRANTED, message=str(error))
+            return Part(name, Access.GRANTED, message=error.message)
 
     async def _answered(self, asking: Awaitable[T], endpoint: str) -> T:
         """Wait for an answer, but not for long.

@@ -105,7 +105,7 @@ def of_error(error: RunError, asker: Asker) -> Finding:
     """Return what an error comes to that would end a run."""
 
     def problem(area: Area, what: str, command: str, hint: str | None = None) -> Finding:
-        return Finding(area, what, State.PROBLEM, str(error), hint or error.hint, command, error.exit_code)
+        return Finding(area, what, State.PROBLEM, error.message, hint or error.hint, command, error.exit_code)
 
     source, dest, host = asker.source, asker.dest, urlsplit(asker.url).netloc
     cause = error.__cause__

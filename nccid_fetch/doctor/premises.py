@@ -145,7 +145,7 @@ def _with_journal(seen: Premises, dest: Path) -> Premises:
     try:
         return replace(seen, health=records.health_of(dest))
     except DestinationError as error:
-        return replace(seen, unreadable=(str(error), error.hint))
+        return replace(seen, unreadable=(error.message, error.hint))
     except (OSError, sqlite3.DatabaseError) as error:
         why = getattr(error, "strerror", None) or str(error)
         return replace(seen, unreadable=(f"the journal cannot be read: {why}", None))

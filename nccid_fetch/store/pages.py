@@ -112,7 +112,7 @@ class Lister:
         try:
             return parse_page(body, bucket=self._session.source.bucket, prefix=prefix, delimiter=delimiter)
         except ListingError as error:
-            raise ListingError(f"{self._session.endpoint}: {error}", error.hint) from error
+            raise ListingError(f"{self._session.endpoint}: {error.message}", error.hint) from error
 
     async def _ask(self, url: str) -> tuple[int, dict[str, str], bytes]:
         request = await self._session.sign(AWSRequest(method="GET", url=url))

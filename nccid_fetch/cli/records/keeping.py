@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import sys
 import traceback
@@ -17,6 +18,7 @@ from nccid_fetch.cli.flags import Format
 from nccid_fetch.cli.output import answer, heard_by, note, objects_text, print_json
 from nccid_fetch.errors import UsageError
 from nccid_fetch.keys import printable
+from nccid_fetch.streams import STDIN, STDOUT, descriptor_of
 from nccid_fetch.summary import Summary
 from nccid_fetch.units import size_text, time_text
 
@@ -32,7 +34,11 @@ PATIENCE_SECONDS = 5.0
 HASTE_SECONDS = 0.2
 """How long after a signal: the last words of a run have a second in all."""
 _SIGNALLED = 128
-_STDOUT = Path("-")
+_INPUTS = ("config", "plan")
+"""The options that read a file."""
+_OUTPUTS = ("events", "output", "log_file", "metrics")
+"""The options that write to one."""
+_ELSEWHERE = "name another file"
 _UNSAID = {"--on-finish": "(given)"}
 """Options whose values are not repeated: a command may have the address of a chat in it, which is a password."""
 _PASSWORD = re.compile(r"(?<=//)\S*@")
@@ -60,7 +66,7 @@ class Records:
         self._values = values
         self._command = str(values["context"].info_name)
         self._spoken = Format(values["format_"])
-        self._events_in_stdout = values["events"] == _STDOUT
+        self._stdout_owner: str | None = None
         self._log: Log | None = None
         self._last_words: list[str] = []
         self._hearing = ExitStack()
@@ -78,6 +84,7 @@ class Records:
             UsageError: A file cannot be written.
         """
         values, command = self._values, self._command
+        self._check_files()
         self._hearing.enter_context(heard_by(self._hear))
         source = {name: values.get(name) for name in ("bucket", "group")}
         dest = None if values.get("dest") is None else str(values["dest"])
@@ -93,8 +100,6 @@ class Records:
             if source["bucket"] is not None:
                 log.write("info", f"from {source['bucket']}/{source['group']}{f' to {dest}' if dest else ''}")
             self._log = log
-        if self._events_in_stdout and command not in _RUNS:
-            raise UsageError(f"--events - would mix with what {command} writes to stdout", hint="name a file or a pipe")
         if values["events"] is not None:
             from .stream import EventStream  # noqa: PLC0415
 
@@ -106,9 +111,34 @@ class Records:
             labels = {"group": str(source["group"]), "dest": str(Path(str(dest)).absolute())}
             self.metrics = Metrics(values["metrics"], labels, on_failure=_saying("--metrics", values["metrics"]))
 
+    def _check_files(self) -> None:
+        """Refuse two options that read or write one file, stdin or stdout. A device may be given to many.
+
+        Raises:
+            UsageError: There are two.
+        """
+        owners: dict[int | str, str] = {}
+        for name in (*_INPUTS, *_OUTPUTS):
+            path = self._values.get(name)
+            if path is None:
+                continue
+            number = descriptor_of(path, STDIN if name in _INPUTS else STDOUT)
+            if number is None and os.path.exists(path) and not os.path.isfile(path):  # noqa: PTH110, PTH113 - never raise.
+                continue
+            place = os.path.realpath(path) if number is None else number
+            option = f"--{name.replace('_', '-')} {path}"
+            if (owner := owners.setdefault(place, option)) is not option:
+                what = "one file" if number is None else {STDIN: "stdin", STDOUT: "stdout"}.get(number, "one stream")
+                raise UsageError(f"{owner} and {option} cannot both have {what}", hint=_ELSEWHERE)
+        taken = self._stdout_owner = owners.get(STDOUT)
+        if taken is not None and self._command not in _RUNS:
+            raise UsageError(f"{taken} would mix with what {self._command} writes to stdout", hint=_ELSEWHERE)
+        if taken is not None and self._spoken is Format.JSON and not taken.startswith("--events"):
+            raise UsageError(f"{taken} would mix with --format json on stdout", hint=_ELSEWHERE)
+
     def stdout(self) -> AbstractContextManager[object]:
-        """Have what goes to stdout go to stderr while the block lasts, if the events have stdout; they end with the summary."""
-        if not self._events_in_stdout:
+        """Have the summary go to stderr while the block lasts, if an option has stdout. Events have it in JSON themselves."""
+        if self._stdout_owner is None:
             return nullcontext()
         return redirect_stdout(io.StringIO() if self._spoken is Format.JSON else sys.stderr)
 

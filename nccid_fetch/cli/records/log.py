@@ -19,8 +19,9 @@ from typing import Any, TextIO, cast
 from nccid_fetch.cli.flags import LogFormat
 from nccid_fetch.cli.narration import Sentence
 from nccid_fetch.keys import printable
+from nccid_fetch.streams import STDOUT, descriptor_of
 
-from .files import open_to_append, unwritable
+from .files import open_special, open_to_append, unwritable
 from .outlet import Outlet
 from .times import now, stamp
 
@@ -95,8 +96,14 @@ class _TurnedFile(RotatingFileHandler):
     """The handler of the standard library, which counts and renames; here are its file, and others who write to it."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
+        self._is_special = False
         super().__init__(
-            path, maxBytes=LOG_BYTES_MAX, backupCount=OLD_LOGS, encoding="utf-8", errors="backslashreplace"
+            path if descriptor_of(path, STDOUT) is not None else os.path.realpath(path),  # A link stays where it is.
+            maxBytes=LOG_BYTES_MAX,
+            backupCount=OLD_LOGS,
+            encoding="utf-8",
+            errors="backslashreplace",
         )
 
     def write(self, line: str) -> None:
@@ -109,7 +116,9 @@ class _TurnedFile(RotatingFileHandler):
 
     def shouldRollover(self, record: logging.LogRecord) -> int:  # noqa: N802 - the library's name.
         """Say whether it is too long for one line more, after having followed it where somebody else turned it over."""
-        if not Path(self.baseFilename).is_file():  # A pipe, a device, or nothing any more.
+        if self._is_special:
+            return 0
+        if not Path(self.baseFilename).is_file():  # Nothing any more.
             return int(not Path(self.baseFilename).exists() and self._reopen())
         if not self._is_current():
             self._reopen()
@@ -138,9 +147,12 @@ class _TurnedFile(RotatingFileHandler):
         raise  # noqa: PLE0704 - it is called where that is being handled.
 
     def _open(self) -> Any:  # noqa: ANN401 - what the library's is said to return is not open to everyone.
-        return cast(
-            "TextIO", os.fdopen(open_to_append(Path(self.baseFilename)), "a", encoding="utf-8", errors=self.errors)
-        )
+        special = open_special(self._path)
+        self._is_special = special is not None
+        descriptor = open_to_append(self._path) if special is None else special
+        # To append means to go to the end first, which of what others have open as well is theirs to do.
+        mode = "w" if self._is_special else "a"
+        return cast("TextIO", os.fdopen(descriptor, mode, encoding="utf-8", errors=self.errors))
 
     @property
     def _descriptor(self) -> int:

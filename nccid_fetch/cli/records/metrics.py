@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
-from errno import EEXIST
 from pathlib import Path
 
 from nccid_fetch import __version__
@@ -19,7 +18,7 @@ from nccid_fetch.model import Skip
 from nccid_fetch.summary import REFUSALS, Tally
 from nccid_fetch.warehouse import part_of
 
-from .files import unwritable, write_all
+from .files import place_of, unwritable, write_all
 from .outlet import Outlet
 from .times import now
 
@@ -161,11 +160,10 @@ class Metrics:
         """Replace the file, so that whoever collects it never reads half of it.
 
         Raises:
-            OSError: It cannot be written, or is no file: a pipe or a device is not replaced.
+            OSError: It cannot be written, or is no file: a pipe or a device is not replaced, nor is a link.
         """
-        if self._path.exists() and not self._path.is_file():
-            raise FileExistsError(EEXIST, "it is no file", str(self._path))
-        waiting = self._path.with_name(f".{self._path.name}.{os.getpid()}")  # Collected are names that end in .prom.
+        place = place_of(self._path)
+        waiting = place.with_name(f".{place.name}.{os.getpid()}")  # Collected are names that end in .prom.
         waiting.unlink(missing_ok=True)
         descriptor = os.open(waiting, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, MODE)
         try:
@@ -174,7 +172,7 @@ class Metrics:
                 write_all(descriptor, text.encode())
             finally:
                 os.close(descriptor)
-            waiting.replace(self._path)
+            waiting.replace(place)
         except OSError:
             with suppress(OSError):
                 waiting.unlink()

@@ -54,7 +54,7 @@ def lines_of(event: Event, received_bytes: int) -> Lines:
             for kind, action in _ACTIONS.items():
                 sizes = [decision.remote.size for decision in decisions if type(decision) is kind]
                 line[action] = {"objects": len(sizes), "bytes": sum(sizes)}
-            yield line | {"known_by_size": known_by_size}
+            yield line | {"known_by_size": known_by_size, "begun": event.begun}
         case Committed(outcomes):
             yield from map(_outcome, outcomes)
             numbers = {word: sum(type(o) is kind for o in outcomes) for kind, word in _OUTCOMES.items()}
