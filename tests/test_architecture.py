@@ -21,18 +21,18 @@ RANKS = (
     (
         *("adaptive", "clock", "digests", "disk", "errors", "filesystem", "reserve", "schema", "slots"),
         *("tasks", "units", "warehouse"),
-        *("cli", "cli.awsfiles", "cli.help", "cli.records", "cli.records.times", "cli.signals"),
+        *("cli", "cli.awsfiles", "cli.help", "cli.records", "cli.records.times"),
         *("demo.clinical", "doctor", "doctor.in_time", "store", "store.pace", "store.programs"),
         *("store.signing",),
     ),
     (
-        *("durability", "keys", "model", "retry", "sqlitefile", "timetable"),
-        *("cli.completion", "cli.configfile", "cli.records.files", "cli.records.outlet", "demo"),
+        *("durability", "keys", "machine", "model", "retry", "sqlitefile", "timetable"),
+        *("cli.completion", "cli.configfile", "cli.records.files", "cli.signals", "demo"),
         *("store.reactor",),
     ),
     (
         *("diagnosis", "events", "settings", "shards", "staging", "walk"),
-        *("cli.origins", "demo.synthetic", "store.answers", "store.protocol", "store.strict"),
+        *("cli.origins", "cli.records.outlet", "demo.synthetic", "store.answers", "store.protocol", "store.strict"),
     ),
     (
         *("bandwidth", "decisions", "governor", "journal", "planfile", "ranges", "room", "stopping"),

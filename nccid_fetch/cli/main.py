@@ -4,7 +4,8 @@ import gc
 import io
 import os
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -25,13 +26,28 @@ def main() -> None:
         sys.exit()
     _speak_utf8()
     gc.set_threshold(COLLECT_AFTER_OBJECTS)
-    from .signals import ENDING, end_at_once, going_to, outlive_questions  # noqa: PLC0415
+    from .signals import ENDING, end_unbegun, going_to, hear_of_cpu_time, outlive_questions  # noqa: PLC0415
 
     outlive_questions()
-    with going_to(end_at_once, ENDING):
+    hear_of_cpu_time()
+    with going_to(end_unbegun, ENDING), _limits_told():
         from .commands import run  # noqa: PLC0415 - typer takes longer to load than all else here.
 
         run(arguments)
+
+
+@contextmanager
+def _limits_told() -> Iterator[None]:
+    """Say which limit it was where not even all could be loaded."""
+    try:
+        yield
+    except (ImportError, MemoryError, OSError) as error:
+        from nccid_fetch.machine import limit_of  # noqa: PLC0415
+
+        if (refused := limit_of(error)) is None:
+            raise
+        sys.stderr.write(f"error: {refused}\nhint: {refused.hint}\n")
+        sys.exit(refused.exit_code)
 
 
 def _open_what_is_closed() -> None:
