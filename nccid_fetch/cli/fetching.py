@@ -99,13 +99,16 @@ def _within_limits(settings: Settings, *, quiet: bool) -> Settings:
     if least is not None:
         limited = replace(by_files, memory_bytes=least.left)
     if limited.concurrency_max < settings.concurrency_max and settings.concurrency != "auto" and not quiet:
-        needed = f"open files than the {by_files.open_files} that are allowed here (ulimit -n)"
         if least is not None and limited.concurrency_max < by_files.concurrency_max:
-            needed = f"than the {size_text(max(least.left, 0))} of {least.name} that are left here"
-        note(
-            f"note: --concurrency {settings.concurrency_max} needs more {needed}: "
-            f"{limited.concurrency_max} objects at a time"
-        )
+            note(
+                f"note: --concurrency {settings.concurrency_max} needs more than the {size_text(max(least.left, 0))} of "
+                f"{least.name} that are left here: {limited.concurrency_max} objects at a time"
+            )
+        else:
+            note(
+                f"note: --concurrency {settings.concurrency_max} needs more open files than the {by_files.open_files} that "
+                f"are allowed here (ulimit -n): {limited.concurrency_max} objects at a time"
+            )
     return limited
 
 
