@@ -3,7 +3,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+CONSTRAINTS ?= constraints.txt
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 SOURCES := nccid_fetch tests benchmarks docs
 
 .DEFAULT_GOAL := help
@@ -22,6 +23,15 @@ demo: $(VENV)/.demo ## Fetch a synthetic warehouse from an embedded S3 server, t
 .PHONY: test
 test: $(VENV)/.dev $(VENV)/.docs ## Run the tests; ARGS="-k journal" for some of them
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal $(ARGS)
+
+.PHONY: test-lowest
+test-lowest: .venv-lowest/constraints.txt ## Run the tests with the lowest versions of what we depend on, in .venv-lowest
+	DEPENDENCIES=lowest $(MAKE) test VENV=.venv-lowest CONSTRAINTS=$<
+
+.PHONY: test-newest
+test-newest: ## Run the tests with the newest versions of everything, in a new .venv-newest
+	rm -rf .venv-newest
+	DEPENDENCIES=newest $(MAKE) test VENV=.venv-newest CONSTRAINTS=/dev/null
 
 .PHONY: faults
 faults: $(VENV)/.dev ## Print the catalogue of faults, and the tests that show what becomes of each
@@ -54,6 +64,10 @@ soak: $(VENV)/.dev ## Run after run for SECONDS in bad weather: the right tree i
 .PHONY: limits
 limits: $(VENV)/.dev ## Show limits, hours and stops holding, measured by a server; SECONDS=60
 	$(BIN)/python -m tests.limits --seconds $(or $(SECONDS),60) $(ARGS)
+
+.PHONY: machine
+machine: $(VENV)/.dev ## Run every command under limits of memory, threads, files and CPU time; minutes
+	TESTS_LONG=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal tests/test_machine.py $(ARGS)
 
 .PHONY: nth
 nth: $(VENV)/.dev ## Fail each call to the disk and lose the power at each moment; many minutes
@@ -88,11 +102,15 @@ docs: $(VENV)/.dev $(VENV)/.docs ## Rewrite what is taken from the code, and bui
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.demo: $(VENV)/bin/python pyproject.toml constraints.txt
+.venv-lowest/constraints.txt: constraints-lowest.txt constraints.txt
+	mkdir -p $(@D)
+	awk -F == 'NR == FNR { lowest[$$1]; print; next } !($$1 in lowest)' $^ > $@
+
+$(VENV)/.demo: $(VENV)/bin/python pyproject.toml $(CONSTRAINTS)
 	$(INSTALL) --editable '.[demo]'
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/bin/python pyproject.toml constraints.txt
+$(VENV)/.dev: $(VENV)/bin/python pyproject.toml $(CONSTRAINTS)
 	$(INSTALL) --editable '.[dev]'
 	@touch $@ $(VENV)/.demo
 

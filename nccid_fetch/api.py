@@ -18,6 +18,7 @@ from typing import Any, TypedDict, TypeVar, Unpack, get_type_hints
 from . import operations
 from .errors import RunError, UsageError
 from .events import Event, PagePlanned, Report
+from .machine import memory
 from .model import Decision, RemoteObject
 from .planfile import open_plan
 from .settings import Concurrency, Durability, Existing, OnFailure, Settings, Source, Transport, Verify
@@ -245,7 +246,14 @@ def _settings(options: PlanOptions | FetchOptions, dest: str | Path | None, part
         globs = chosen.get(name, ())
         chosen[name] = (globs,) if isinstance(globs, str) else tuple(globs)  # A text's letters are globs as well.
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)  # Raising it is up to whoever owns the process.
-    return Settings(dest=Path(dest), parts=parts, open_files=None if soft == resource.RLIM_INFINITY else soft, **chosen)
+    least = memory()
+    return Settings(
+        dest=Path(dest),
+        parts=parts,
+        open_files=None if soft == resource.RLIM_INFINITY else soft,
+        memory_bytes=None if least is None else least.left,
+        **chosen,
+    )
 
 
 def _size(given: object) -> int:

@@ -25,7 +25,7 @@ class Clock:
 
     now: Callable[[], float] = time.monotonic
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
-    chance: Callable[[], float] = random.random
+    chance: Callable[[], float] = random.random  # noqa: S311 - how long to wait is no secret.
     local: Callable[[], datetime] = _on_the_wall
 
 

@@ -30,7 +30,7 @@ from .model import LocalFile, LocalKind
 from .reserve import Reserve
 from .settings import Durability, Existing, Settings
 from .staging import StagedFile, Staging, chunks_of
-from .walk import BlockedError, Walk, close_folder, look_at
+from .walk import BlockedError, Walk, close_folder, look_at, name_bytes
 
 _OF_ONE_NAME = {errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.EISDIR}
 _NOT_A_FILE = {errno.ELOOP, errno.EMLINK, errno.ENXIO}
@@ -113,7 +113,10 @@ class Destination(Tree):
             for path, modified_ns in paths:
                 try:
                     os.utime(
-                        path[-1], ns=(modified_ns, modified_ns), dir_fd=walk.enter(path[:-1]), follow_symlinks=False
+                        name_bytes(path[-1]),
+                        ns=(modified_ns, modified_ns),
+                        dir_fd=walk.enter(path[:-1]),
+                        follow_symlinks=False,
                     )
                 except (FileNotFoundError, BlockedError, PermissionError):
                     continue  # The next run finds that it is not as recorded, and says what is wrong.
@@ -258,7 +261,7 @@ class Destination(Tree):
             if there != placement.replaces and self._settings.existing is not Existing.REPLACE:
                 self._make_way(folder_fd, placement)
         try:
-            os.rename(placement.staged.name, name, src_dir_fd=self.staging.folder_fd, dst_dir_fd=folder_fd)
+            os.rename(placement.staged.name, name_bytes(name), src_dir_fd=self.staging.folder_fd, dst_dir_fd=folder_fd)
         except FileNotFoundError:
             # Over NFS an answer may get lost: the rename is sent again, and finds that there is nothing to rename.
             if placement.staged.md5 is None or _md5_at(folder_fd, name) != placement.staged.md5:
@@ -279,7 +282,7 @@ class Destination(Tree):
                     run = self._set_aside_folder if number == 1 else f"{self._set_aside_folder}-{number}"
                     aside_fd = aside.enter(("quarantine", run, *placement.path[:-1]))
                     if look_at(aside_fd, name) is None:
-                        os.rename(name, name, src_dir_fd=folder_fd, dst_dir_fd=aside_fd)
+                        os.rename(name_bytes(name), name_bytes(name), src_dir_fd=folder_fd, dst_dir_fd=aside_fd)
                         if self._flusher.is_whole:  # Else the folders are flushed as they are left.
                             self._flusher.flush()
                         return
@@ -326,7 +329,7 @@ def _open_file(folder_fd: int, name: str) -> int:
     """
     in_the_way = ObjectError(Reason.CONFLICT, IN_THE_WAY[LocalKind.OTHER])
     try:
-        descriptor = os.open(name, _READ_FLAGS, dir_fd=folder_fd)
+        descriptor = os.open(name_bytes(name), _READ_FLAGS, dir_fd=folder_fd)
     except OSError as error:
         if error.errno in _NOT_A_FILE:
             raise in_the_way from None
@@ -353,13 +356,14 @@ def _md5_at(folder_fd: int, name: str) -> str:
 def folds_names(folder_fd: int) -> bool:
     """Find out whether the file system takes names for the same that differ in case or Unicode form."""
     probe = f"Probe-{os.urandom(6).hex()}-\u00e9"  # A name of its own: another run may be probing.
-    os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder_fd))
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    os.close(os.open(name_bytes(probe), flags, 0o600, dir_fd=folder_fd))
     try:
         others = (probe.lower(), unicodedata.normalize("NFD", probe))
         return any(look_at(folder_fd, other) is not None for other in others)
     finally:
         with suppress(FileNotFoundError):  # A run that began in the same moment has cleared it away.
-            os.unlink(probe, dir_fd=folder_fd)
+            os.unlink(name_bytes(probe), dir_fd=folder_fd)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from .errors import DestinationError, DestinationFullError, UsageError
+from .machine import limit_of
 from .model import Space
 from .units import size_text
 
@@ -26,10 +27,9 @@ def destination_error(error: OSError, dest: Path) -> DestinationError:
             f"a folder in {dest} is on another file system, and a file gets its name only within one",
             hint="mount one file system for all of it, or fetch that part to a --dest of its own",
         )
-    if error.errno in CROWDED:
-        return DestinationError(
-            "too many files are open", hint="raise the limit (ulimit -n) or lower --concurrency, and run it again"
-        )
+    refused = limit_of(error)
+    if refused is not None:
+        return DestinationError(str(refused), hint=refused.hint)
     return DestinationError(
         f"{dest} cannot be written: {error.strerror or error}",
         hint="check the disk and the permissions, then run the same command again; what was verified stays",

@@ -5,6 +5,7 @@ import os
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -23,7 +24,9 @@ wait for the rest, and its place in flight with it."""
 
 def cores() -> int:
     """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(AttributeError, OSError):  # macOS has no such call, and a sandbox may forbid it.
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @wrap
@@ -38,6 +41,17 @@ def _outcome(function: Callable[[], T]) -> tuple[T | None, BaseException | None]
         return None, error
 
 
+class _Threads(ThreadPoolExecutor):
+    """Threads that make do with fewer of them where the machine allows no more."""
+
+    def _adjust_thread_count(self) -> None:
+        try:
+            super()._adjust_thread_count()  # Private, and the same in Python 3.11 to 3.14.
+        except RuntimeError:
+            if not self._threads:
+                raise
+
+
 class Disk:
     """Threads for blocking work.
 
@@ -46,7 +60,7 @@ class Disk:
     """
 
     def __init__(self, threads: int) -> None:
-        self._threads = ThreadPoolExecutor(min(threads, THREADS_MAX), thread_name_prefix="disk")
+        self._threads = _Threads(min(threads, THREADS_MAX), thread_name_prefix="disk")
         self._at_end: list[Callable[[], None]] = []
         self._short: deque[tuple[Callable[[], Any], int, asyncio.Future[Any]]] = deque()
         self._short_bytes = 0

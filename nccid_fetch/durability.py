@@ -86,7 +86,7 @@ def boot_id() -> str | None:
     Within one boot, what was written can be read again whether or not it has reached the disk.
     """
     try:
-        return _BOOT_ID.read_text().strip() or None
+        return _BOOT_ID.read_text(encoding="ascii").strip() or None
     except OSError:
         return None
 

@@ -16,6 +16,7 @@
     │   │       └── WrongRegionError     5   to another region
     │   ├── DestinationError        9   full, read-only or broken
     │   │   └── DestinationFullError 9  full: no more bytes, or no more files
+    │   ├── LimitError              9   too few threads, files or too little memory are allowed here
     │   └── DestinationBusyError    75  another run holds DEST
     ├── TransientError                  worth another attempt; never leaves the retry loop
     │   ├── ShortBodyError              a body without the listed length
@@ -151,6 +152,12 @@ class DestinationError(RunError):
 
 class DestinationFullError(DestinationError):
     """The destination takes no more bytes, or no more files."""
+
+
+class LimitError(RunError):
+    """The machine, or a limit that was set on it, allows too little of something for a run."""
+
+    exit_code = 9
 
 
 class DestinationBusyError(RunError):

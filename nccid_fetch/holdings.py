@@ -19,14 +19,13 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from urllib.parse import quote
 
 from .errors import DestinationError, UsageError
 from .journal import Journal
 from .keys import STATE_FOLDER
 from .model import Listed, VerifiedBy
 from .schema import VERSION
-from .sqlitefile import is_there
+from .sqlitefile import is_there, uri_of
 from .summary import Count
 from .warehouse import part_of
 
@@ -166,7 +165,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def _read_file(path: Path, dest: Path) -> Holdings:
-    with closing(sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro&immutable=1", uri=True)) as connection:
+    with closing(sqlite3.connect(uri_of(path, "mode=ro&immutable=1"), uri=True)) as connection:
         return _read(connection, dest)
 
 

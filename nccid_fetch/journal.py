@@ -41,6 +41,7 @@ from typing import Any
 from .errors import DestinationBusyError, DestinationError, DestinationFullError, Reason, UsageError
 from .failures import Failures
 from .keys import STATE_FOLDER
+from .machine import file_limit_told
 from .model import ETag, Listed, Record, VerifiedBy
 from .schema import LISTING, MIGRATION, SCHEMA, VERSION
 from .settings import Durability
@@ -166,7 +167,7 @@ class Journal:
             hint = "check the disk and the permissions"
             if isinstance(error, sqlite3.DatabaseError) and is_lockless(error):
                 hint = "its file system does not lock files: mount it so that it does, or choose another --dest"
-            raise DestinationError(f"{path} cannot be opened: {error}", hint=hint) from error
+            raise DestinationError(f"{path} cannot be opened: {error}{file_limit_told()}", hint=hint) from error
 
     def _belong(self, dest: Path, bucket: str, group: str, endpoint: str | None) -> None:
         """Check or set whose journal this is."""
@@ -397,7 +398,7 @@ class Journal:
                 raise
             kind = DestinationFullError if primary_code(error) == sqlite3.SQLITE_FULL else DestinationError
             raise kind(
-                f"{self._path} cannot be read or written: {error}",
+                f"{self._path} cannot be read or written: {error}{file_limit_told()}",
                 hint="make room, check the disk, then run the same command again; what was verified stays",
             ) from error
 

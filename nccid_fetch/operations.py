@@ -22,12 +22,13 @@ from .foresight import Foresight
 from .governor import Governor
 from .journal import Journal
 from .listing import Listing, ShardedListing, Stream, survey
+from .machine import check_open_files, limits_told
 from .model import PartState
 from .pipeline import Pages, foresee, run
 from .planfile import PlanFile
 from .planning import Planner
 from .room import Room
-from .settings import RETRY_FOR_SECONDS, Settings, Source, Transport
+from .settings import OPEN_FILES_BESIDE, RETRY_FOR_SECONDS, Settings, Source, Transport
 from .shards import SHARDS_MAX
 from .slots import Slots
 from .stopping import Brake
@@ -72,10 +73,18 @@ async def fetch(
     if bandwidth is not None:
         bandwidth.report = room
     try:
-        async with brake.watching_time():
-            await _fetch(
-                source, settings, room, brake, command=command, plan_file=plan_file, clock=clock, bandwidth=bandwidth
-            )
+        with limits_told():
+            async with brake.watching_time():
+                await _fetch(
+                    source,
+                    settings,
+                    room,
+                    brake,
+                    command=command,
+                    plan_file=plan_file,
+                    clock=clock,
+                    bandwidth=bandwidth,
+                )
     except DestinationFullError as error:
         raise room.told(error) from error.__cause__
 
@@ -92,6 +101,7 @@ async def _fetch(
     bandwidth: Bandwidth | None,
 ) -> None:
     """Do what `fetch` does, but for the last word on a disk that is full."""
+    check_open_files(settings.open_files, OPEN_FILES_BESIDE)
     check_dest(settings.dest)
     asked = _asked(settings, plan_file)
     governor = Governor(clock, retry_for_seconds=settings.retry_for_seconds, report=report)
@@ -208,6 +218,7 @@ async def plan(
     brake = Brake(settings, report, clock)
     foresight = Foresight(source.group, settings, report, brake)
     async with AsyncExitStack() as stack:
+        stack.enter_context(limits_told())
         journal = Journal.open(settings.dest, bucket=source.bucket, group=source.group, boot=boot_id())
         if journal is not None:
             stack.enter_context(closing(journal))
@@ -296,10 +307,10 @@ async def open_listing(
 ) -> AsyncIterator[Listing]:
     """Open a session that only lists."""
     governor = Governor(retry_for_seconds=retry_for_seconds, report=report)
-    async with open_session(
-        source, connections=LISTING_CONNECTIONS, stall_seconds=stall_seconds, governor=governor
-    ) as session:
-        yield Listing(Lister(session), LISTING_ATTEMPTS, report)
+    opening = open_session(source, connections=LISTING_CONNECTIONS, stall_seconds=stall_seconds, governor=governor)
+    with limits_told():
+        async with opening as session:
+            yield Listing(Lister(session), LISTING_ATTEMPTS, report)
 
 
 async def _parts(

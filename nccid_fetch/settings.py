@@ -21,6 +21,10 @@ OPEN_FILES_PER_OBJECT = 3
 """Its staged file, its connection, and one that another reader keeps open for the next."""
 OPEN_FILES_BESIDE = 48
 """The journal, folders, connections for listings, pipes of the event loop and of the reactors."""
+MEMORY_PER_OBJECT = 2 << 20
+"""Its chunks, what its connection has received, and what its reader keeps of it."""
+MEMORY_BESIDE = 96 << 20
+"""Libraries, pages of listings, what waits to be fetched, and threads."""
 RETRY_FOR_SECONDS = 900.0
 Concurrency = int | Literal["auto"]
 """A number, or as many as prove to be worth it."""
@@ -159,6 +163,7 @@ class Settings:
         strict: A denied part ends the run with 4.
         require_verified: Objects known by size alone end the run with 3.
         open_files: How many files this process may have open; fewer objects are in flight where that allows no more.
+        memory_bytes: How much memory this process may still take, if that is limited; the same.
         group_readable: Files 0640 and folders 0750 instead of 0600 and 0700.
     """
 
@@ -183,6 +188,7 @@ class Settings:
     strict: bool = False
     require_verified: bool = False
     open_files: int | None = None
+    memory_bytes: int | None = None
     group_readable: bool = False
 
     def __post_init__(self) -> None:
@@ -210,10 +216,12 @@ class Settings:
     @property
     def concurrency_max(self) -> int:
         """Objects in flight, at most."""
-        wanted = LIMIT_MAX if self.concurrency == "auto" else self.concurrency
-        if self.open_files is None:
-            return wanted
-        return max(1, min(wanted, (self.open_files - OPEN_FILES_BESIDE) // OPEN_FILES_PER_OBJECT))
+        most = LIMIT_MAX if self.concurrency == "auto" else self.concurrency
+        if self.open_files is not None:
+            most = min(most, (self.open_files - OPEN_FILES_BESIDE) // OPEN_FILES_PER_OBJECT)
+        if self.memory_bytes is not None:
+            most = min(most, (self.memory_bytes - MEMORY_BESIDE) // MEMORY_PER_OBJECT)
+        return max(1, most)
 
     @property
     def takes_whole_patients(self) -> bool:

@@ -6,6 +6,7 @@ import stat
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import quote
 
 from .errors import DestinationError
 from .filesystem import remote_name, type_of
@@ -42,6 +43,11 @@ def connect(path: Path, *, is_remote: bool) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def uri_of(path: Path, parameters: str) -> str:
+    """Return the URI by which SQLite opens a database with these parameters. The path may have bytes that are not UTF-8."""
+    return f"file:{quote(os.fsencode(path.absolute()))}?{parameters}"
 
 
 def is_busy(error: sqlite3.DatabaseError) -> bool:

@@ -116,7 +116,8 @@ class Publisher:
 
     def begin(self) -> None:
         """Begin to write, now that the destination is this run's alone."""
-        self._thread.start()
+        with suppress(RuntimeError):  # No more threads may be started: a run needs none that says how far it is.
+            self._thread.start()
 
     def _keep(self) -> None:
         self.beat()

@@ -83,7 +83,7 @@ class Walk:
             if self._create_mode is None:
                 raise
         with suppress(FileExistsError):  # Somebody else may have made it just now.
-            os.mkdir(name, self._create_mode, dir_fd=parent_fd)
+            os.mkdir(name_bytes(name), self._create_mode, dir_fd=parent_fd)
         descriptor = _open_folder(name, parent_fd)
         try:
             os.fchmod(descriptor, self._create_mode)
@@ -104,6 +104,11 @@ class Walk:
                 close_folder(descriptor)
 
 
+def name_bytes(name: str) -> bytes:
+    """Return a name of the tree as it stands on disk: in UTF-8, as in the bucket, and not in this process's encoding of names."""
+    return name.encode()
+
+
 def close_folder(descriptor: int) -> None:
     """Close a folder. Should the disk complain, that is passed over: no close writes anything of a folder."""
     with suppress(OSError):
@@ -112,7 +117,7 @@ def close_folder(descriptor: int) -> None:
 
 def _open_folder(name: str, parent_fd: int) -> int:
     try:
-        return os.open(name, _FOLDER_FLAGS, dir_fd=parent_fd)
+        return os.open(name_bytes(name), _FOLDER_FLAGS, dir_fd=parent_fd)
     except OSError as error:
         if error.errno in {errno.ELOOP, errno.ENOTDIR, errno.EMLINK}:
             raise BlockedError(name) from None
@@ -122,7 +127,7 @@ def _open_folder(name: str, parent_fd: int) -> int:
 def look_at(folder_fd: int, name: str) -> LocalFile | None:
     """Return what stands under a name in a folder, without following a link; None for nothing."""
     try:
-        found = os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
+        found = os.stat(name_bytes(name), dir_fd=folder_fd, follow_symlinks=False)
     except FileNotFoundError:
         return None
     if stat.S_ISREG(found.st_mode):

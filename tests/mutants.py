@@ -1287,8 +1287,8 @@ GUARDS = (
     Guard(
         "records: a disk that is full ends no run",
         "cli/records/outlet.py",
-        "                self.error = error\n                break\n",
-        "                raise\n",
+        "                with self._changed:\n                    self.error = error\n",
+        "                raise\n                with self._changed:\n                    self.error = error\n",
         "test_records_cli.py::test_a_record_that_cannot_be_gone_on_with_is_a_warning_and_never_the_end",
     ),
     Guard(

@@ -1,6 +1,7 @@
 """What comes along: few packages, each of them named, used and pinned for development."""
 
 import ast
+import os
 import re
 import tomllib
 from importlib.metadata import distributions, requires, version
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 import nccid_fetch
 
@@ -19,12 +21,27 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 RUNTIME: dict[str, Requirement] = {
     canonicalize_name(Requirement(line).name): Requirement(line) for line in PROJECT["dependencies"]
 }
-PINNED: dict[str, str] = {
-    canonicalize_name(name): number
-    for line in (ROOT / "constraints.txt").read_text().splitlines()
-    if not line.startswith("#")
-    for name, number in [line.split("==")]
+DECLARED: dict[str, Requirement] = RUNTIME | {
+    canonicalize_name(Requirement(line).name): Requirement(line)
+    for extra in ("checksums", "demo")
+    for line in PROJECT["optional-dependencies"][extra]
 }
+"""What users get, with the extras that are theirs."""
+
+
+def pins_of(name: str) -> dict[str, str]:
+    return {
+        canonicalize_name(package): number
+        for line in (ROOT / name).read_text().splitlines()
+        if not line.startswith("#")
+        for package, number in [line.split("==")]
+    }
+
+
+PINNED = pins_of("constraints.txt")
+LOWEST = pins_of("constraints-lowest.txt")
+TESTED = os.environ.get("DEPENDENCIES", "pinned")
+"""Which versions are installed: `pinned`, or by `make test-lowest` and `make test-newest`, `lowest` or `newest`."""
 BROUGHT_ALONG = {"aiobotocore": "aioboto3", "aiohttp": "aioboto3", "boto3": "aioboto3", "botocore": "aioboto3"}
 """Packages that are imported and named by one that we name, which alone knows which versions go together."""
 
@@ -60,9 +77,24 @@ def test_what_is_imported_is_named_and_little() -> None:
 @pytest.mark.parametrize("name", sorted(RUNTIME))
 def test_the_version_that_is_tested_is_pinned_and_within_what_is_declared(name: str) -> None:
     """One tested range: from the bound that is declared on; aioboto3 pins aiobotocore, and that botocore."""
-    assert PINNED[name] == version(name)
+    expected = {"lowest": PINNED | LOWEST, "newest": {name: version(name)}}.get(TESTED, PINNED)
+    assert expected[name] == version(name)
     assert RUNTIME[name].specifier.contains(PINNED[name])
     assert {found.operator for found in RUNTIME[name].specifier} == {">="}
+
+
+@fault(28)
+@pytest.mark.parametrize("name", sorted(DECLARED))
+def test_a_bound_is_the_lowest_version_that_the_tests_were_run_with(name: str) -> None:
+    """`make test-lowest` installs it; `typer>=0.26` was declared once, and 46 tests failed below 0.29."""
+    (bound,) = DECLARED[name].specifier
+    assert (bound.operator, Version(bound.version)) == (">=", Version(LOWEST[name]))
+    assert Version(LOWEST[name]) <= Version(PINNED[name])
+
+
+@fault(28)
+def test_the_lowest_versions_are_of_what_is_declared_or_brought_along_by_it() -> None:
+    assert LOWEST.keys() - DECLARED.keys() <= wanted_by(*DECLARED) | {"py-partiql-parser"}
 
 
 @fault(125)
@@ -72,6 +104,7 @@ def test_everything_that_comes_along_is_pinned() -> None:
 
 @fault(125)
 def test_the_pins_name_versions_and_no_place_to_get_them_from() -> None:
-    for path in (ROOT / "constraints.txt", ROOT / "docs" / "requirements.txt", ROOT / "pyproject.toml"):
+    names = ("constraints.txt", "constraints-lowest.txt", "docs/requirements.txt", "pyproject.toml")
+    for path in map(ROOT.joinpath, names):
         assert not re.search(r"^\s*-|@ |://", path.read_text(), re.MULTILINE)
-    assert all(re.fullmatch(r"[0-9][0-9a-z.]*", number) for number in PINNED.values())
+    assert all(re.fullmatch(r"[0-9][0-9a-z.]*", number) for number in (*PINNED.values(), *LOWEST.values()))

@@ -32,6 +32,7 @@ from nccid_fetch.store.identity import Identity, account_of, identity_of, is_aws
 from nccid_fetch.store.session import open_session
 from nccid_fetch.store.witness import Answered, Encryption, Witness
 
+from .catalogue import fault
 from .conftest import run
 
 SOURCE, DEST = Source(), Path("/data/nccid")
@@ -337,6 +338,41 @@ def test_what_is_there_already_needs_no_room() -> None:
     seen = replace(GOOD, space=Space(2_000_000_000, 2000), health=there)
     assert judged(seen)["space"].state is State.OK
     assert judged(replace(seen, health=None))["space"].state is State.NOTE
+
+
+@fault(145)
+@pytest.mark.parametrize(
+    ("missing", "free", "space", "files"),
+    [
+        ((0, 0), Space(1, 1), State.OK, None),
+        ((500, 1), Space(500, 1), State.OK, None),
+        ((500, 2), Space(499, 1), State.PROBLEM, State.PROBLEM),
+        ((2_000_000_000, 2000), Space(999_999_999, 999), State.PROBLEM, State.PROBLEM),
+        ((2_000_000_000, 2000), Space(1_000_000_000, 1000), State.NOTE, State.NOTE),
+        ((2_000_000_000, 2000), Space(2_000_000_000, 2000), State.OK, None),
+    ],
+)
+def test_little_room_is_enough_for_little_that_is_still_to_come(
+    missing: tuple[int, int], free: Space, space: State, files: State | None
+) -> None:
+    """A tree that is complete needs none."""
+    have = Healthy(
+        bucket=SOURCE.bucket,
+        group="training",
+        objects=10,
+        bytes=1000,
+        listed_objects=10 + missing[1],
+        listed_bytes=1000 + missing[0],
+    )
+    found = judged(replace(GOOD, space=free, health=have))
+    assert found["space"].state is space
+    assert (found["files"].state if "files" in found else None) is files
+
+
+def test_a_disk_that_takes_nothing_is_a_problem_even_of_a_complete_tree() -> None:
+    have = Healthy(bucket=SOURCE.bucket, group="training", objects=10, bytes=1000, listed_objects=10, listed_bytes=1000)
+    found = judged(replace(GOOD, refusal="no", is_full=True, space=Space(0, None), health=have))
+    assert found["space"].state is State.PROBLEM
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,9 @@ import json
 import os
 import re
 import stat
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
@@ -115,7 +116,7 @@ class Gate:
 
 def test_what_finds_no_room_is_counted_and_the_number_written_in_its_place() -> None:
     gate = Gate()
-    outlet = Outlet("test", gate.write, gap=lambda lost: f"{lost} lost", on_failure=nobody_fails, items_max=2)
+    outlet = Outlet("test", gate.write, gap=lambda lost: f"{lost} lost", on_failure=nobody_fails, bytes_max=120)
     outlet.put("written")
     assert gate.entered.wait(60)
     for item in ("first", "second", "third", "fourth"):
@@ -123,6 +124,24 @@ def test_what_finds_no_room_is_counted_and_the_number_written_in_its_place() -> 
     gate.opened.set()
     assert outlet.close(60)
     assert gate.written == ["written", "first", "second", "2 lost"]
+
+
+@fault(146)
+@pytest.mark.parametrize("size", [1, 1000, 100_000])
+def test_what_waits_is_bounded_by_its_bytes_whatever_it_is(size: int) -> None:
+    """And one text may wait, however long it is: else it would never be written."""
+    gate = Gate()
+    outlet = Outlet("test", gate.write, gap=str, on_failure=nobody_fails, bytes_max=50_000)
+    outlet.put("written")
+    assert gate.entered.wait(60)
+    for number in range(5000):
+        outlet.put(f"{number}".ljust(size, "."))
+    waiting = list(outlet._waiting)
+    assert 1 <= len(waiting) < 5000
+    assert len(waiting) == 1 or 40_000 < sum(map(sys.getsizeof, waiting)) <= 50_000
+    gate.opened.set()
+    assert outlet.close(60)
+    assert gate.written == ["written", *waiting, str(5000 - len(waiting))]
 
 
 def test_nobody_waits_longer_than_they_say_for_what_hangs() -> None:
@@ -139,7 +158,7 @@ def test_that_nothing_can_be_written_any_more_is_said_once() -> None:
     def fail(_: str) -> None:
         raise OSError(28, "No space left on device")
 
-    outlet = Outlet("test", fail, gap=str, on_failure=said.append, items_max=10)
+    outlet = Outlet("test", fail, gap=str, on_failure=said.append)
     for _ in range(100):
         outlet.put("more")
     assert outlet.close(60)
@@ -366,6 +385,42 @@ def test_the_document_has_every_line_that_is_written_and_exactly_its_fields(tmp_
         assert list(example) == list(line), "the example has its fields, in their order"
         assert fields == line.keys() - {"time", "event"}, line["event"]
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", example["time"])
+
+
+def page_of(number: int) -> PagePlanned:
+    """A page as a listing gives it: nothing of it is shared with another."""
+    return PagePlanned(
+        "ct",
+        [
+            Fetch(RemoteObject(f"training/ct/Covid{number:04}/1/2/{i}.dcm", i, ETag(f"{i:032}"), i), Why.MISSING)
+            for i in range(1000)
+        ],
+    )
+
+
+def batch_of(number: int) -> Committed:
+    return Committed([Fetched(decision.remote, VerifiedBy.MD5) for decision in page_of(number).decisions])
+
+
+@fault(146)
+@pytest.mark.parametrize(("event_of", "bytes_max"), [(page_of, 20_000), (batch_of, 1_000_000)])
+def test_a_reader_of_events_that_stalls_costs_little_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, event_of: Callable[[int], Event], bytes_max: int
+) -> None:
+    """A page of decisions waits as one line, and lines that wait are bounded."""
+    monkeypatch.setattr("nccid_fetch.cli.records.stream.BYTES_MAX", 1_000_000)
+    os.mkfifo(tmp_path / "events")
+    reader = os.open(tmp_path / "events", os.O_RDONLY | os.O_NONBLOCK)  # It takes nothing.
+    stream = EventStream(tmp_path / "events", on_failure=lambda _: None)
+    for number in range(40):
+        event = event_of(number)
+        known = sys.getrefcount(event)
+        stream(event)
+        assert sys.getrefcount(event) == known, "nothing keeps the event itself"
+    assert sum(map(sys.getsizeof, stream._outlet._waiting)) <= bytes_max
+    assert stream._outlet._lost or event_of is page_of
+    os.close(reader)
+    assert stream.end(0, None, 60)
 
 
 def test_there_is_an_example_of_every_event() -> None:

@@ -17,12 +17,14 @@ from nccid_fetch import operations
 from nccid_fetch.bandwidth import Bandwidth
 from nccid_fetch.errors import DestinationError, RunError, UsageError
 from nccid_fetch.events import Event, PagePlanned, Report
+from nccid_fetch.machine import check, check_open_files, memory
 from nccid_fetch.model import PartState
 from nccid_fetch.planfile import PlanFile, open_plan, write_decision, write_header, write_incomplete
 from nccid_fetch.progress import Meter
-from nccid_fetch.settings import Settings, Source
+from nccid_fetch.settings import OPEN_FILES_BESIDE, Settings, Source
 from nccid_fetch.streams import STDOUT, descriptor_of
 from nccid_fetch.summary import Summary, Tally
+from nccid_fetch.units import size_text
 
 from . import options
 from .audience import audience
@@ -94,13 +96,24 @@ def _toggle(bandwidth: Bandwidth | None) -> None:
 
 
 def _within_limits(settings: Settings, *, quiet: bool) -> Settings:
-    """Let no more objects be in flight than files may be open for, and say so where that is less than was asked for."""
-    limited = replace(settings, open_files=raise_descriptor_limit())
+    """Let no more objects be in flight than open files and memory suffice for; say so if that is less than was asked for."""
+    by_files = replace(settings, open_files=raise_descriptor_limit())
+    check_open_files(by_files.open_files, OPEN_FILES_BESIDE)
+    check(by_files.open_files)
+    limited, least = by_files, memory()
+    if least is not None:
+        limited = replace(by_files, memory_bytes=least.left)
     if limited.concurrency_max < settings.concurrency_max and settings.concurrency != "auto" and not quiet:
-        note(
-            f"note: --concurrency {settings.concurrency_max} needs more open files than the {limited.open_files} that are "
-            f"allowed here (ulimit -n): {limited.concurrency_max} objects at a time"
-        )
+        if least is not None and limited.concurrency_max < by_files.concurrency_max:
+            note(
+                f"note: --concurrency {settings.concurrency_max} needs more than the {size_text(max(least.left, 0))} of "
+                f"{least.name} that are left here: {limited.concurrency_max} objects at a time"
+            )
+        else:
+            note(
+                f"note: --concurrency {settings.concurrency_max} needs more open files than the {by_files.open_files} that "
+                f"are allowed here (ulimit -n): {limited.concurrency_max} objects at a time"
+            )
     return limited
 
 

@@ -14,18 +14,19 @@ import traceback
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from queue import Empty, SimpleQueue
-from signal import Signals
+from signal import SIGXCPU, Signals
 from time import monotonic
 from types import MappingProxyType
 from typing import Any
 
 import uvloop
 
-from nccid_fetch.errors import RunError
+from nccid_fetch.errors import LimitError, RunError
+from nccid_fetch.machine import check, limit_of, save_memory
 
 from . import strays
 from .output import note, print_error
-from .signals import QUESTIONS, end_at_once, going_to, leave, leave_to_main_thread
+from .signals import CPU_TIME_USED, QUESTIONS, end_at_once, exit_code_of, going_to, leave, leave_to_main_thread
 
 GRACE_SECONDS = 4.0
 """How long a run may take to end in order: with its last words, five seconds in all. What sends SIGTERM sends SIGKILL soon after."""
@@ -44,11 +45,12 @@ class InterruptedRunError(RunError):
 
     def __init__(self, number: int, *, is_left: bool = False) -> None:
         late = f", without waiting for what did not end within {GRACE_SECONDS:g} seconds" if is_left else ""
+        why = f": {CPU_TIME_USED}" if number == SIGXCPU else ""
         super().__init__(
-            f"stopped by {Signals(number).name}{late}; what was verified is in place",
+            f"stopped by {Signals(number).name}{why}{late}; what was verified is in place",
             hint="run the same command again to go on",
         )
-        self.exit_code = 128 + number
+        self.exit_code = exit_code_of(number)
         self.is_left = is_left
 
 
@@ -67,8 +69,15 @@ def run(
 
     Raises:
         InterruptedRunError: A signal came.
+        LimitError: The machine allows too little for a run.
         RunError: The run ended with an error.
     """
+    save_memory()
+    try:
+        check(raise_descriptor_limit())
+    except LimitError:
+        main.close()  # Python warns of one that was never begun.
+        raise
     news: SimpleQueue[int | None] = SimpleQueue()  # Signals, and None when the run is over.
     gc.freeze()  # What was loaded stays to the end: no collection need look through it,
     with strays.caught(quiet=quiet), going_to(news.put):
@@ -80,7 +89,8 @@ def run(
             thread.cancel()
             ends = monotonic() + GRACE_SECONDS
             try:
-                while (second := news.get(timeout=max(0.0, ends - monotonic()))) in QUESTIONS:
+                # SIGXCPU comes again every second.
+                while (second := news.get(timeout=max(0.0, ends - monotonic()))) in {*QUESTIONS, SIGXCPU}:
                     pass
             except Empty:
                 _end_after_last_words(number)
@@ -103,7 +113,10 @@ def _end_after_last_words(number: int) -> None:
     """Give the process a moment to say what there is to say, and then end it as a signal does."""
     last = threading.Timer(LAST_WORDS_SECONDS, end_at_once, (number,))
     last.daemon = True
-    last.start()
+    try:
+        last.start()
+    except RuntimeError:  # No more threads may be started.
+        end_at_once(number)
 
 
 class _RunThread(threading.Thread):
@@ -177,6 +190,7 @@ def report_failure(error: Exception, *, debug: bool, at_end: Callable[[int], obj
         debug: Show a traceback as well.
         at_end: Called with the exit code before the process is ended here.
     """
+    error = limit_of(error) or error
     if debug:
         hint = f"hint: {getattr(error, 'hint', None)}"  # It comes once, at the end.
         for line in "".join(traceback.format_exception(error)).splitlines():

@@ -8,22 +8,38 @@ whether the run has just ended; so where there is none, they do nothing.
 """
 
 import os
+import resource
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+from nccid_fetch.errors import LimitError
+
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGXCPU)
 STATE: int = signal.SIGUSR1
 TOGGLE: int = signal.SIGUSR2
+CPU_TIME_USED = "the CPU time that is allowed here (ulimit -t) is used up"
 QUESTIONS = (STATE, TOGGLE)
 _last_acts: list[Callable[[], object]] = []
 
 
+def exit_code_of(number: int) -> int:
+    """Return what a process exits with that a signal ends; for the CPU time that is used up, what a limit is."""
+    return LimitError.exit_code if number == signal.SIGXCPU else 128 + number
+
+
 def end_at_once(number: int) -> NoReturn:
     """End the process as a signal does, without a word and without waiting for any thread."""
-    leave(128 + number)
+    leave(exit_code_of(number))
+
+
+def end_unbegun(number: int) -> NoReturn:
+    """End the process where no run has begun. Only of a limit is there something to say."""
+    if number == signal.SIGXCPU:
+        os.write(2, f"error: {CPU_TIME_USED}\nhint: raise that limit, and run the same command again\n".encode())
+    end_at_once(number)
 
 
 def leave(code: int) -> NoReturn:
@@ -50,6 +66,13 @@ def leave_to_main_thread() -> None:
     Where one waits for the main thread already, the system hands the next to any other, and that does not wake the main thread.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, (*ENDING, *QUESTIONS))
+
+
+def hear_of_cpu_time() -> None:
+    """Have SIGXCPU come a second before the kernel ends the process, where CPU time is limited."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    if hard != resource.RLIM_INFINITY and hard > 1 and not 0 < soft < hard:
+        resource.setrlimit(resource.RLIMIT_CPU, (hard - 1, hard))
 
 
 def outlive_questions() -> None:

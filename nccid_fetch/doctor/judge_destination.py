@@ -4,7 +4,7 @@
 What was seen                                  Then
 =============================================  ============================================================
 it is no folder, it cannot be written          problem
-less than 1 GB or 1,000 files are left         problem
+less than 1 GB or 1,000 files are left         problem, unless what was last listed takes less than that
 less than what was last listed takes is left   note; of everything, where nothing was listed yet
 others may enter it                            problem: they are patients' data
 its group may                                  note: `--group-readable` asks for that
@@ -100,7 +100,7 @@ def _space(seen: Premises, source: Source, dest: Path) -> Iterator[Finding]:
         wanted, missing_bytes, missing_files = "what was last listed", have.listed_bytes, have.listed_objects
     missing_bytes, missing_files = max(0, missing_bytes - have.bytes), max(0, missing_files - have.objects)
     told = f"{size_text(free.bytes)} are free, and {wanted} takes about {size_text(missing_bytes)} more"
-    if free.bytes < BYTES_MIN or seen.is_full:
+    if free.bytes < min(BYTES_MIN, missing_bytes) or seen.is_full:
         quota = " and no more can be written (is it a quota?)" if free.bytes >= BYTES_MIN else ""
         yield _problem(
             "space",
@@ -114,7 +114,7 @@ def _space(seen: Premises, source: Source, dest: Path) -> Iterator[Finding]:
         yield _well("space", told)
     if free.files is None:
         return
-    if free.files < FILES_MIN:
+    if free.files < min(FILES_MIN, missing_files):
         yield _problem(
             "files",
             f"{free.files:,} more files (inodes) are possible",

@@ -11,11 +11,10 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from urllib.parse import quote
 
 from ..journal import Journal
 from ..schema import VERSION
-from ..sqlitefile import is_busy, is_damaged, is_there
+from ..sqlitefile import is_busy, is_damaged, is_there, uri_of
 from ..status import RunStatus
 from ..statusfile import read_status
 
@@ -105,7 +104,7 @@ def health_of(dest: Path, now: Callable[[], float] = monotonic) -> Health | None
         return None
     path.open("rb").close()  # SQLite would only say that it is unable to.
     left_over = _beside(path)
-    address = f"file:{quote(str(path.absolute()))}?mode=ro{'' if left_over else '&immutable=1'}"
+    address = uri_of(path, "mode=ro" if left_over else "mode=ro&immutable=1")
     try:
         with closing(sqlite3.connect(address, uri=True, timeout=0, isolation_level=None)) as connection:
             return _look_through(connection, now)

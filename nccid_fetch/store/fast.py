@@ -5,6 +5,7 @@ reader is asked at once, and says why. Redirects are not followed.
 """
 
 import asyncio
+import os
 import re
 import socket
 from collections.abc import AsyncIterator
@@ -243,7 +244,7 @@ def _new_handle(session: Session) -> Any:  # noqa: ANN401 - pycurl has no types.
         (pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1),
         (pycurl.PATH_AS_IS, 1),
         (pycurl.FOLLOWLOCATION, 0),
-        (pycurl.CAINFO, session.certificates),
+        (pycurl.CAINFO, os.fsencode(session.certificates)),  # Of text, pycurl takes ASCII alone.
         (pycurl.PROXY, session.proxy or ""),  # Empty for none, whatever libcurl would find in the environment,
         (pycurl.NOPROXY, ""),  # and whatever it would make of NO_PROXY, which was obeyed in the choice.
         (_SUPPRESS_CONNECT_HEADERS, 1),

@@ -261,7 +261,11 @@ class Reactor:
         self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
         self._multi.setopt(pycurl.M_TIMERFUNCTION, self._set_timer)
         self._thread = threading.Thread(target=self._run, name="reactor", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:  # No more threads may be started.
+            self._close_descriptors()
+            raise
 
     # In the event loop.
 
@@ -295,6 +299,9 @@ class Reactor:
         self._wake()
         self._thread.join()
         self._fail(RuntimeError("the session is closed"))
+        self._close_descriptors()
+
+    def _close_descriptors(self) -> None:
         self._selector.close()
         os.close(self._wake_reader)
         os.close(self._wake_writer)

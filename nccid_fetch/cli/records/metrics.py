@@ -64,7 +64,7 @@ class Metrics:
             self._write(self._text())
         except OSError as error:
             raise unwritable("--metrics", path, error) from error
-        self._outlet = Outlet("metrics", self._write, gap=lambda _: self._text(), on_failure=on_failure, items_max=1)
+        self._outlet = Outlet("metrics", self._write, gap=lambda _: self._text(), on_failure=on_failure, bytes_max=0)
 
     def __call__(self, event: Event) -> None:
         """Count an event, by part and by how it ended."""

@@ -4,10 +4,11 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from nccid_fetch.events import (
@@ -26,7 +27,7 @@ from nccid_fetch.model import Check, Fetch, Refuse, RemoteObject, Skip
 from nccid_fetch.summary import Summary
 
 from .files import open_to_append, unwritable, write_all
-from .outlet import Outlet
+from .outlet import BYTES_MAX, Outlet
 from .times import now, stamp
 
 SCHEMA = "nccid-fetch/events/1"
@@ -112,42 +113,35 @@ class EventStream:
             self._descriptor = os.dup(sys.stdout.fileno()) if path == STDOUT else open_to_append(path)
         except OSError as error:
             raise unwritable("--events", path, error) from error
-        self._outlet: Outlet[tuple[datetime, Event | dict[str, Any], int]] = Outlet(
-            "events", self._write, gap=self._gap, on_failure=on_failure
-        )
+        self._outlet = Outlet("events", self._write, gap=self._gap, on_failure=on_failure, bytes_max=BYTES_MAX)
 
     def begin(self, command: str, facts: dict[str, Any]) -> None:
         """Write the first line."""
-        self._put({"schema": SCHEMA}, {"event": "started", "command": command} | facts)
+        self._outlet.put(self._text([{"event": "started", "command": command} | facts], {"schema": SCHEMA}))
 
     def __call__(self, event: Event) -> None:
-        """Write an event."""
+        """Write an event. What waits is its lines: the event itself may be a page of decisions, a hundred times as large."""
         if type(event) is Received:
             self._received_bytes += event.size
-        else:
-            self._outlet.put((self._clock(), event, self._received_bytes))
+        elif text := self._text(lines_of(event, self._received_bytes)):
+            self._outlet.put(text)
 
     def end(self, code: int, summary: Summary | None, seconds: float) -> bool:
         """Write the last line, but wait no longer than this; return whether all of it was written."""
-        self._put({}, {"event": "ended", "exit_code": code, "summary": summary.as_dict() if summary else None})
+        self._outlet.put(
+            self._text([{"event": "ended", "exit_code": code, "summary": summary.as_dict() if summary else None}])
+        )
         written = self._outlet.close(seconds)
         if written:
             os.close(self._descriptor)
         return written
 
-    def _put(self, before: dict[str, Any], line: dict[str, Any]) -> None:
-        time = self._clock()
-        self._outlet.put((time, before | {"time": stamp(time)} | line, 0))
+    def _text(self, lines: Iterable[dict[str, Any]], before: Mapping[str, Any] = MappingProxyType({})) -> bytes:
+        at = {**before, "time": stamp(self._clock())}
+        return "".join(f"{_write_json(at | line)}\n" for line in lines).encode()
 
-    def _gap(self, lost: int) -> tuple[datetime, dict[str, Any], int]:
-        time = self._clock()
-        return time, {"time": stamp(time), "event": "lost", "events": lost}, 0
+    def _gap(self, lost: int) -> bytes:
+        return self._text([{"event": "lost", "events": lost}])
 
-    def _write(self, item: tuple[datetime, Event | dict[str, Any], int]) -> None:
-        time, event, received_bytes = item
-        if isinstance(event, dict):
-            lines = [_write_json(event)]
-        else:
-            at = {"time": stamp(time.astimezone(UTC))}
-            lines = [_write_json(at | line) for line in lines_of(event, received_bytes)]
-        write_all(self._descriptor, "".join(f"{line}\n" for line in lines).encode())
+    def _write(self, text: bytes) -> None:
+        write_all(self._descriptor, text)
