@@ -246,7 +246,7 @@ def run_code(run: Run, case: Case) -> int:
 
 
 @fault(148)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(cases())
 def test_what_a_dry_run_says_is_what_the_run_then_does(case: Case) -> None:
     with TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
