@@ -26,10 +26,13 @@ def main() -> None:
         sys.exit()
     _speak_utf8()
     gc.set_threshold(COLLECT_AFTER_OBJECTS)
+    from nccid_fetch.machine import save_memory  # noqa: PLC0415
+
     from .signals import ENDING, end_unbegun, going_to, hear_of_cpu_time, outlive_questions  # noqa: PLC0415
 
     outlive_questions()
     hear_of_cpu_time()
+    save_memory()
     with going_to(end_unbegun, ENDING), _limits_told():
         from .commands import run  # noqa: PLC0415 - typer takes longer to load than all else here.
 

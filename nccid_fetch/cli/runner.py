@@ -22,7 +22,7 @@ from typing import Any
 import uvloop
 
 from nccid_fetch.errors import LimitError, RunError
-from nccid_fetch.machine import check, limit_of, save_memory
+from nccid_fetch.machine import check, limit_of
 
 from . import strays
 from .output import note, print_error
@@ -72,7 +72,6 @@ def run(
         LimitError: The machine allows too little for a run.
         RunError: The run ended with an error.
     """
-    save_memory()
     try:
         check(raise_descriptor_limit())
     except LimitError:
