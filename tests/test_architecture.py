@@ -19,7 +19,7 @@ LINES_MAX = 450
 # `nccid_fetch` itself is the door: it names what is public, loads it when it is asked for, and has no rank.
 RANKS = (
     (
-        *("adaptive", "clock", "digests", "disk", "errors", "filesystem", "reserve", "schema", "slots"),
+        *("adaptive", "attributes", "clock", "digests", "disk", "errors", "filesystem", "reserve", "schema", "slots"),
         *("tasks", "units", "warehouse"),
         *("cli", "cli.awsfiles", "cli.help", "cli.records", "cli.records.times", "cli.signals"),
         *("demo.clinical", "doctor", "doctor.in_time", "store", "store.pace", "store.programs"),
@@ -31,12 +31,12 @@ RANKS = (
         *("store.reactor",),
     ),
     (
-        *("diagnosis", "events", "settings", "shards", "staging", "walk"),
+        *("diagnosis", "events", "rows", "settings", "shards", "staging", "walk"),
         *("cli.origins", "demo.synthetic", "store.answers", "store.protocol", "store.strict"),
     ),
     (
         *("bandwidth", "decisions", "governor", "journal", "planfile", "ranges", "room", "stopping"),
-        *("summary",),
+        *("reading", "summary", "traits", "tree"),
         *("cli.flags", "cli.usage", "demo.server", "doctor.findings"),
     ),
     (

@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nccid_fetch.decisions import IN_THE_WAY, KEPT, Nesting, decide, displace, refute
+from nccid_fetch.decisions import KEPT, Nesting, decide, displace, refute
 from nccid_fetch.errors import Reason
 from nccid_fetch.model import (
+    IN_THE_WAY,
     Check,
     Decision,
     ETag,

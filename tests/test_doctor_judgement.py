@@ -31,13 +31,14 @@ from nccid_fetch.store import programs
 from nccid_fetch.store.identity import Identity, account_of, identity_of, is_aws, method_of, region_origin, shortened
 from nccid_fetch.store.session import open_session
 from nccid_fetch.store.witness import Answered, Encryption, Witness
+from nccid_fetch.traits import Traits
 
 from .conftest import run
 
 SOURCE, DEST = Source(), Path("/data/nccid")
 ASKER = Asker(source=SOURCE, dest=DEST, method="env", url="https://s3.example.org/bucket")
 NOW = datetime(2026, 11, 25, 18, tzinfo=UTC)
-GOOD = Premises(is_there=True, nearest=DEST, space=Space(10 * EVERYTHING_BYTES, None), mode=0o700, folds=False)
+GOOD = Premises(is_there=True, nearest=DEST, space=Space(10 * EVERYTHING_BYTES, None), mode=0o700, traits=Traits())
 
 
 def judged(seen: Premises, open_files: int | None = 8192, **source: Any) -> dict[str, Finding]:
@@ -309,7 +310,7 @@ def test_a_good_destination_has_nothing_but_well() -> None:
         ({"mode": 0o701}, "permissions", State.PROBLEM, "chmod 700 /data/nccid"),
         ({"mode": 0o750}, "permissions", State.NOTE, "chmod 700 /data/nccid"),
         ({"remote": "NFS"}, "file system", State.NOTE, "df -hT /data/nccid"),
-        ({"folds": True}, "names", State.NOTE, "nccid-fetch plan --dest /data/nccid"),
+        ({"traits": Traits(folds=True)}, "names", State.NOTE, "nccid-fetch plan --dest /data/nccid"),
         ({"name_bytes_max": 143}, "names", State.NOTE, "getconf NAME_MAX /data/nccid"),
         ({"unreadable": ("no", None)}, "journal", State.PROBLEM, "ls -la /data/nccid/.nccid-fetch"),
         ({"health": Held()}, "journal", State.NOTE, "nccid-fetch status --dest /data/nccid"),
@@ -368,7 +369,7 @@ def test_a_destination_that_may_not_be_written_is_not_tried(dest: Path, monkeypa
     dest.mkdir()
     monkeypatch.setattr(os, "access", lambda *_: False)
     seen = look_at(dest)
-    assert (seen.refusal, seen.folds) == ("it may not be written", None)
+    assert (seen.refusal, seen.traits) == ("it may not be written", None)
 
 
 @pytest.mark.parametrize("has_state", [True, False])
@@ -378,11 +379,11 @@ def test_what_is_tried_is_tried_in_the_state_folder_and_never_in_the_tree(
     (dest / ".nccid-fetch").mkdir(parents=True) if has_state else dest.mkdir()
     tried = []
 
-    def try_names(folder_fd: int) -> bool:
+    def try_it(folder_fd: int, wanted: int) -> Traits:
         tried.append(os.path.samestat(os.fstat(folder_fd), (dest / ".nccid-fetch").stat()))
-        return False
+        return Traits(wanted=wanted)
 
-    monkeypatch.setattr("nccid_fetch.doctor.premises.folds_names", try_names)
+    monkeypatch.setattr("nccid_fetch.doctor.premises.find_traits", try_it)
     look_at(dest)
     assert tried == [True]
     assert (dest / ".nccid-fetch").exists() == has_state

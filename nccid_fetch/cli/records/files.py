@@ -6,6 +6,7 @@ from contextlib import suppress
 from errno import EEXIST, ELOOP, EMLINK
 from pathlib import Path
 
+from nccid_fetch.attributes import set_mode
 from nccid_fetch.errors import UsageError
 
 _APPEND = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY
@@ -24,7 +25,7 @@ def open_to_append(path: Path) -> int:
     """
     with suppress(FileExistsError):
         descriptor = os.open(path, _APPEND | _NEW | os.O_NOFOLLOW, 0o600)
-        os.fchmod(descriptor, 0o600)  # The umask may have taken the owner's own.
+        set_mode(descriptor, 0o600)  # The umask may have taken the owner's own.
         return descriptor
     try:
         descriptor = os.open(path, _APPEND | os.O_NOFOLLOW)
