@@ -78,14 +78,7 @@ def decide(
         if local.kind is LocalKind.CLOSED:
             return Refuse(remote, Reason.LOCAL_ERROR, local.refusal or "its place cannot be looked at")
         return Refuse(remote, Reason.CONFLICT, IN_THE_WAY[local.kind])
-    if (
-        record is not None
-        and local.size == record.size
-        and local.modified_ns
-        == (
-            record.modified_ns if record.mtime_ns is None else record.mtime_ns  # A property would take longer.
-        )
-    ):
+    if record is not None and local.size == record.size and local.modified_ns == record.file_ns:
         if record.etag != remote.etag or record.size != remote.size:
             return Fetch(remote, Why.ETAG_CHANGED, replaces=local)
         if record.in_doubt:

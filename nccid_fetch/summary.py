@@ -200,6 +200,11 @@ class Tally:
         return bool(self.parts) and all(part.state is not None for part in list(self.parts.values()))
 
     @property
+    def unproved(self) -> int:
+        """How many objects are known by their size alone: of this run's, and of those that an earlier one put in place."""
+        return self.verified[VerifiedBy.SIZE] + self.known_by_size
+
+    @property
     def cut_short(self) -> Stopped | None:
         """What ended the run before all was dealt with; None where nothing did, or nothing was left by then."""
         ends = [part.end(planned=False) for part in self.parts.values()]
@@ -258,7 +263,7 @@ class Tally:
             return 2
         if self.failed or self.refused:
             return 1
-        if settings.require_verified and (self.verified[VerifiedBy.SIZE] or self.known_by_size):
+        if settings.require_verified and self.unproved:
             return 3
         return 0
 

@@ -230,6 +230,17 @@ def test_modes_are_what_was_asked_for_whatever_the_umask(
         assert mode_of(folder) == 0o700, folder
 
 
+@fault(142)
+@pytest.mark.parametrize("umask", [0o077, 0o177])
+def test_a_folder_that_gets_another_mode_keeps_its_setgid_bit(dest: Path, umask: int) -> None:
+    dest.mkdir()
+    dest.chmod(0o2700)
+    with with_umask(umask), opened(dest, group_readable=True) as destination:
+        publish(destination, A)
+    for folder, mode in ((dest / "ct", 0o2750), (dest / "ct" / "Covid1", 0o2750), (dest / STATE_FOLDER, 0o2700)):
+        assert stat.S_IMODE(folder.stat().st_mode) == mode, folder
+
+
 def test_folders_that_were_there_keep_their_modes(dest: Path) -> None:
     (dest / "ct").mkdir(parents=True)
     for folder in (dest, dest / "ct"):

@@ -163,4 +163,4 @@ def _remarks(summary: Summary, *, raised: bool) -> Iterator[tuple[str, str]]:
         yield "error" if summary.exit_code == 1 else "note", f"stopped by {cut_short.by}: {cut_short.message}"
         yield "hint", cut_short.hint
     if summary.exit_code == 3:
-        yield "error", f"{objects_text(summary.tally.verified[VerifiedBy.SIZE])} could be proved by size alone"
+        yield "error", f"{objects_text(summary.tally.unproved)} could be proved by size alone"

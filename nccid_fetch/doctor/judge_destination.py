@@ -55,7 +55,7 @@ def findings_of(seen: Premises, source: Source, dest: Path, open_files: int | No
     if seen.traits is not None and not seen.traits.keeps_modes:
         yield _modes(seen.traits, seen.nearest)
     elif seen.mode is not None:
-        yield _permissions(seen.mode, dest)
+        yield _permissions(seen, seen.mode, dest)
     if seen.owner is not None:
         yield _noted(
             "owner",
@@ -133,8 +133,8 @@ def _space(seen: Premises, source: Source, dest: Path) -> Iterator[Finding]:
         )
 
 
-def _permissions(mode: int, dest: Path) -> Finding:
-    command = f"chmod 700 {_quoted(dest)}"
+def _permissions(seen: Premises, mode: int, dest: Path) -> Finding:
+    command = f"chmod 700 {_quoted(dest)}" if seen.owner is None else f"ls -ld {_quoted(dest)}"
     if mode & BY_OTHERS:
         return _problem(
             "permissions",

@@ -107,7 +107,16 @@ def _with_probe(seen: Premises) -> Premises:
             finally:
                 os.close(descriptor)
     except OSError as error:
-        return replace(seen, refusal=error.strerror or str(error), is_full=error.errno in FULL)
+        refusal = _owned_by_another(seen.nearest / STATE_FOLDER) if isinstance(error, PermissionError) else None
+        return replace(seen, refusal=refusal or error.strerror or str(error), is_full=error.errno in FULL)
+
+
+def _owned_by_another(folder: Path) -> str | None:
+    """Say whose the folder for state is, if it is not ours."""
+    with suppress(OSError):
+        if (owner := folder.lstat().st_uid) != os.geteuid():
+            return f"{folder.name} in it belongs to {user_name(owner)}"
+    return None
 
 
 @contextmanager
