@@ -117,6 +117,16 @@ def test_a_file_as_recorded_with_an_equal_etag_is_skipped(existing: Existing) ->
 
 
 @every_existing
+def test_a_file_is_as_recorded_if_it_has_the_time_that_its_file_system_gave_it(existing: Existing) -> None:
+    coarse = RECORD._replace(mtime_ns=NOW - 5)
+    assert decide(REMOTE, coarse, AS_RECORDED._replace(modified_ns=NOW - 5), existing) == Skip(REMOTE)
+    assert decide(REMOTE, coarse, AS_RECORDED, existing) == Check(REMOTE, Why.LOCALLY_CHANGED, AS_RECORDED)
+    doubted = coarse._replace(in_doubt=True)
+    cut_short = AS_RECORDED._replace(size=0, modified_ns=NOW - 5)
+    assert decide(REMOTE, doubted, cut_short, existing) == Fetch(REMOTE, Why.IN_DOUBT, replaces=cut_short)
+
+
+@every_existing
 def test_a_newer_last_modified_alone_moves_only_the_mtime(existing: Existing) -> None:
     remote = REMOTE._replace(modified_ns=LATER)
     assert decide(remote, RECORD, AS_RECORDED, existing) == Skip(remote, retime=RECORD)
