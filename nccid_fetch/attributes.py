@@ -93,7 +93,7 @@ def take_on(descriptor: int, mode: int, passed: Passed) -> None:
             os.fchown(descriptor, -1, passed.group)
     if sys.platform == "linux":
         acl = None if passed.acl is None else access_acl(passed.acl, mode, is_folder=is_folder)
-        with suppress(OSError):
+        with _refusals():
             if acl is not None:
                 os.setxattr(descriptor, _ACL, acl)
             elif _attribute(descriptor, _ACL) is not None:  # Of the folder that it was made in.

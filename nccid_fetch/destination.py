@@ -301,16 +301,18 @@ class Destination(Tree):
                 self._make_way(folder_fd, placement)
         staged = placement.staged
         self._pass_on(folder_fd, placement)
+        if (sealed := look_at(self.staging.folder_fd, staged.name)) is not None:
+            staged.mtime_ns = (
+                sealed.modified_ns
+            )  # Looked at now: under its own name it may be written to by others at once.
         try:
             os.rename(staged.name, name, src_dir_fd=self.staging.folder_fd, dst_dir_fd=folder_fd)
         except FileNotFoundError as error:
-            if look_at(self.staging.folder_fd, staged.name) is not None:
+            if sealed is not None and look_at(self.staging.folder_fd, staged.name) is not None:
                 raise refused_name(error, name, folder_fd) from error
             # Over NFS an answer may get lost: the rename is sent again, and finds that there is nothing to rename.
             if staged.md5 is None or md5_at(folder_fd, name) != staged.md5:
                 raise
-        if (there := look_at(folder_fd, name)) is not None:  # Its user may have taken it away already.
-            staged.mtime_ns = there.modified_ns
 
     def _pass_on(self, folder_fd: int, placement: Placement) -> None:
         """Give a staged file what the folder passes on that it is to get its name in: it was made in another one."""

@@ -75,7 +75,7 @@ class StagedFile:
         name: Its name in the staging folder.
         size: Bytes written so far.
         is_sealed: Whether its content is complete.
-        mtime_ns: The mtime that its file system gave it, once it has its name; None before.
+        mtime_ns: The mtime that its file system gave it, once it gets its name; None before.
     """
 
     __slots__ = ("_fd", "_md5", "_staging", "is_sealed", "mtime_ns", "name", "size")

@@ -1527,7 +1527,7 @@ GUARDS = (
     Guard(
         "the mtime that a file got is what the next run expects",
         "destination.py",
-        "staged.mtime_ns = there.modified_ns",
+        "staged.mtime_ns = sealed.modified_ns",
         "pass",
         "test_file_systems.py::test_a_file_system_that_keeps_less_gets_every_file_says_so_at_once_and_comes_to_rest",
     ),

@@ -634,6 +634,24 @@ def test_a_file_that_changes_while_it_is_compared_is_set_aside_and_not_overwritt
 
 
 @fault(138)
+def test_a_file_that_is_written_as_soon_as_it_has_its_name_is_not_recorded_as_it_is_then(
+    dest: Path, bucket: VirtualBucket
+) -> None:
+    path = dest / KEY.removeprefix("training/")
+
+    def after(name: str, arguments: tuple[Any, ...]) -> None:
+        if name == "rename" and "0.dcm" in arguments:
+            rewrite(path, 1)
+
+    assert World(dest, bucket).run(OddDisk(dest, after=after)).exit_code == 0
+    assert path.read_bytes() == bytes_of(1)
+    run = World(dest, bucket).run()
+    assert (run.exit_code, run.tally.fetched.objects) == (0, 1)
+    assert path.read_bytes() == bucket.now[KEY].body
+    assert [p.read_bytes() for p in (dest / ".nccid-fetch/quarantine").rglob("0.dcm") if p.is_file()] == [bytes_of(1)]
+
+
+@fault(138)
 @pytest.mark.parametrize("change", ["rewritten", "replaced", "extended"])
 def test_a_file_that_changes_before_it_gets_a_newer_time_is_looked_at_by_the_next_run(
     dest: Path, bucket: VirtualBucket, change: str
