@@ -301,10 +301,9 @@ class Destination(Tree):
                 self._make_way(folder_fd, placement)
         staged = placement.staged
         self._pass_on(folder_fd, placement)
+        # Before it has its own name, under which others may write to it at once.
         if (sealed := look_at(self.staging.folder_fd, staged.name)) is not None:
-            staged.mtime_ns = (
-                sealed.modified_ns
-            )  # Looked at now: under its own name it may be written to by others at once.
+            staged.mtime_ns = sealed.modified_ns
         try:
             os.rename(staged.name, name, src_dir_fd=self.staging.folder_fd, dst_dir_fd=folder_fd)
         except FileNotFoundError as error:
