@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from .destination import Destination, Placement
+from .destination import Adoption, Destination, NoRoomError, Placement
 from .diagnosis import destination_error
 from .disk import Disk
 from .durability import FlushError
 from .errors import DestinationError, DestinationFullError, ObjectError, Reason
-from .events import Adopted, Committed, Committing, Failed, Fetched, Outcome, Report
+from .events import Adopted, Committed, Committing, Failed, Fetched, Outcome, PlaceNoted, Report
 from .journal import Journal
 from .keys import path_of
 from .model import Fetch, Record
@@ -23,15 +23,23 @@ BATCH_OBJECTS = 1000
 BATCH_BYTES = 1 << 30
 BATCH_SECONDS = 1.0
 BACKLOG_OBJECTS = 2 * BATCH_OBJECTS
+_FOREIGN = "files that are right belong to another user: they are used as they are, with the modes and times that their owner gave them"
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """What became of an object, and the staged file that is to get its name, if there is one."""
+    """What became of an object, and the staged file that is to get its name, or what the adopted file has, if there is one."""
 
     outcome: Outcome
     fetch: Fetch | None = None
     staged: StagedFile | None = None
+    adoption: Adoption | None = None
+
+    @property
+    def mtime_ns(self) -> int | None:
+        """The mtime of the file that is in place; None where it may be what it was given."""
+        has_it = self.adoption or self.staged
+        return None if has_it is None else has_it.mtime_ns
 
 
 class Committer:
@@ -85,6 +93,7 @@ class Committer:
         self._enough = asyncio.Event()
         self._room = asyncio.Event()
         self._closing = False
+        self._has_foreign = False
 
     async def put(self, ending: Ending) -> None:
         """Hand over an object that reached its end. Waits while the disk is far behind."""
@@ -150,14 +159,23 @@ class Committer:
 
         self._report(Committing(len(batch), self._in_flight()))
         refusals = iter(await self._disk.run(put_in_place))
-        outcomes = [ending.outcome if ending.staged is None else _final(ending, next(refusals)) for ending in batch]
+        ended = [
+            (_final(ending, refusal), ending.mtime_ns)
+            for ending in batch
+            # What finds no room is left over, as all else is that is still to come.
+            if not isinstance(refusal := None if ending.staged is None else next(refusals), NoRoomError)
+        ]
+        outcomes = [outcome for outcome, _ in ended]
         for outcome in outcomes:
             if isinstance(outcome, Failed):  # Be it only now, as its name was taken.
                 self._when_failed(outcome)
-        placed = [(outcome.remote.key, _record(outcome)) for outcome in outcomes if not isinstance(outcome, Failed)]
+        placed = [(o.remote.key, _record(o, mtime_ns)) for o, mtime_ns in ended if not isinstance(o, Failed)]
         failed = [(o.remote.key, o.reason, o.message) for o in outcomes if isinstance(o, Failed)]
         await self._record(placed, failed)
         self._report(Committed(outcomes))
+        if not self._has_foreign and any(ending.adoption and ending.adoption.as_it_is for ending in batch):
+            self._has_foreign = True
+            self._report(PlaceNoted(_FOREIGN))
         self.ended += len(outcomes)
         if self._destination.reserve.is_given_up and not self.full.done():
             error = self._destination.filled_up or OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -177,6 +195,6 @@ def _final(ending: Ending, refusal: ObjectError | None) -> Outcome:
     return ending.outcome if refusal is None else Failed(ending.outcome.remote, refusal.reason, str(refusal))
 
 
-def _record(outcome: Fetched | Adopted) -> Record:
+def _record(outcome: Fetched | Adopted, mtime_ns: int | None) -> Record:
     remote = outcome.remote
-    return Record(remote.size, remote.etag, remote.modified_ns, outcome.verified_by)
+    return Record(remote.size, remote.etag, remote.modified_ns, outcome.verified_by, mtime_ns=mtime_ns)

@@ -28,21 +28,29 @@ any      in a folder that may     any          Refuse(local_error)
          system does not take
 ======== ======================== ============ =====================================================
 
-With `--existing keep`, where the table sets a file aside it is left as it is: Refuse(conflict). With
-`--existing replace` nothing is set aside. Keys without a safe path never get here: Refuse(unsafe_key).
+The recorded mtime is the one that the file got, which may be coarser than LastModified. With `--existing keep`, where the
+table sets a file aside it is left as it is: Refuse(conflict). With `--existing replace` nothing is set aside. Keys without a
+safe path never get here: Refuse(unsafe_key).
 """
 
 from .errors import Reason
-from .model import Check, Decision, Fetch, LocalFile, LocalKind, Record, Refuse, RemoteObject, Skip, VerifiedBy, Why
+from .model import (
+    IN_THE_WAY,
+    Check,
+    Decision,
+    Fetch,
+    LocalFile,
+    LocalKind,
+    Record,
+    Refuse,
+    RemoteObject,
+    Skip,
+    VerifiedBy,
+    Why,
+)
 from .settings import Existing
 
 KEPT = "a file that differs from it has its name, and is kept"
-IN_THE_WAY = {
-    LocalKind.FOLDER: "a folder has its name",
-    LocalKind.LINK: "a symbolic link has its name",
-    LocalKind.OTHER: "something that is not a file has its name",
-    LocalKind.BLOCKED: "a symbolic link or a file is where one of its folders belongs",
-}
 
 _FILE = LocalKind.FILE  # As a global: Python 3.11 takes as long over a member of an enum as over a call.
 
@@ -68,9 +76,9 @@ def decide(
         return Fetch(remote, Why.MISSING if record is None else Why.VANISHED)
     if local.kind is not _FILE:
         if local.kind is LocalKind.CLOSED:
-            return Refuse(remote, Reason.LOCAL_ERROR, "this file system does not let us to its name")
+            return Refuse(remote, Reason.LOCAL_ERROR, local.refusal or "its place cannot be looked at")
         return Refuse(remote, Reason.CONFLICT, IN_THE_WAY[local.kind])
-    if record is not None and local.size == record.size and local.modified_ns == record.modified_ns:
+    if record is not None and local.size == record.size and local.modified_ns == record.file_ns:
         if record.etag != remote.etag or record.size != remote.size:
             return Fetch(remote, Why.ETAG_CHANGED, replaces=local)
         if record.in_doubt:
@@ -87,7 +95,7 @@ def _decide_unvouched(
     remote: RemoteObject, record: Record | None, local: LocalFile, existing: Existing
 ) -> Fetch | Check | Refuse:
     """Decide about a file that is not as any record has it."""
-    if record is not None and record.in_doubt and local.modified_ns == record.modified_ns:
+    if record is not None and record.in_doubt and local.modified_ns == record.file_ns:
         return Fetch(remote, Why.IN_DOUBT, replaces=local)  # Ours, and cut short by a power failure.
     if local.size == remote.size:
         return Check(remote, Why.UNRECORDED if record is None else Why.LOCALLY_CHANGED, local)

@@ -9,10 +9,7 @@ Rules
 Every function here blocks, and is called in a thread.
 """
 
-import errno
 import os
-import stat
-import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,21 +17,21 @@ from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 
-from .decisions import IN_THE_WAY, KEPT
+from .attributes import Passed, Stamp, passed_on_by, set_mode, stamp_of, take_on
+from .decisions import KEPT
 from .diagnosis import CROWDED, FULL, destination_error
 from .digests import md5_of
 from .durability import Flusher, FlushError, NoFlusher, PiecemealFlusher, drop_cached
-from .errors import DestinationError, ObjectError, Reason
+from .errors import DestinationError, FileChangedError, ObjectError, Reason
 from .keys import STATE_FOLDER
-from .model import LocalFile, LocalKind
+from .model import IN_THE_WAY, LocalFile, LocalKind
+from .reading import CHANGED, check_unchanged, give_time, has_bytes, leads_to, md5_at, open_file
 from .reserve import Reserve
 from .settings import Durability, Existing, Settings
-from .staging import StagedFile, Staging, chunks_of
-from .walk import BlockedError, Walk, close_folder, look_at, name_bytes
-
-_OF_ONE_NAME = {errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.EISDIR}
-_NOT_A_FILE = {errno.ELOOP, errno.EMLINK, errno.ENXIO}
-_READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+from .staging import StagedFile, Staging
+from .traits import find_traits, notes_on
+from .tree import Tree, is_of_one_name, refusal_of
+from .walk import BlockedError, Walk, close_folder, look_at, name_bytes, refused_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,32 +49,21 @@ class Placement:
     replaces: LocalFile | None
 
 
-class Tree:
-    """The tree of files, for looking at.
+class NoRoomError(ObjectError):
+    """A verified file found no room for its name: that is the disk's failure and not the object's, which is left to the next run."""
 
-    Args:
-        root_fd: A descriptor of the destination.
+
+@dataclass(frozen=True, slots=True)
+class Adoption:
+    """What a file that was there already has, now that it counts as the object.
+
+    Attributes:
+        mtime_ns: Its mtime.
+        as_it_is: Whether it is another user's, and keeps the mode and the mtime that it had.
     """
 
-    def __init__(self, root_fd: int) -> None:
-        self._root_fd = root_fd
-
-    def look(self, paths: Sequence[tuple[str, ...]]) -> list[LocalFile | None]:
-        """Return what stands at each path. Fastest when they are sorted."""
-        found: list[LocalFile | None] = []
-        folder: tuple[str, ...] | None = None
-        folder_fd: int | None = None
-        no_folder: LocalFile | None = None
-        with Walk(self._root_fd) as walk:
-            for path in paths:
-                if path[:-1] != folder:
-                    folder = path[:-1]
-                    folder_fd, no_folder = _entered(walk, folder)
-                try:
-                    found.append(no_folder if folder_fd is None else look_at(folder_fd, path[-1]))
-                except OSError as error:
-                    found.append(_closed(error))
-        return found
+    mtime_ns: int
+    as_it_is: bool = False
 
 
 class Destination(Tree):
@@ -90,7 +76,7 @@ class Destination(Tree):
         distrusts_cache: Whether files are to be read from the disk itself: what is in memory may not have got there.
         filled_up: What the file system said when the reserve was given up for a name; None as long as it was not.
         has_run_out: Whether a verified file found no room for its name, even with that.
-        folds: Whether its file system takes different keys for the same name.
+        traits: What its file system keeps of what it is given.
     """
 
     def __init__(self, dest: Path, settings: Settings, root_fd: int, state_fd: int, staging_fd: int) -> None:
@@ -101,25 +87,46 @@ class Destination(Tree):
         self.filled_up: OSError | None = None
         self.has_run_out = False
         self.distrusts_cache = False
-        self.folds = folds_names(staging_fd)
+        self.traits = find_traits(staging_fd, settings.file_mode)
         self._settings = settings
         self._state_fd = state_fd
+        self._passed: tuple[tuple[str, ...], Passed] | None = None
         self._flusher = _flusher(root_fd, settings.durability)
         self._set_aside_folder = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
 
-    def retime(self, paths: Iterable[tuple[tuple[str, ...], int]]) -> None:
-        """Give files a newer mtime: path, nanoseconds. Those that went away or belong to others are passed over."""
+    @property
+    def folds(self) -> bool:
+        """Whether its file system takes different keys for the same name."""
+        return self.traits.folds
+
+    def notes(self) -> Iterator[str]:
+        """Yield what a user should know of the place before anything is put there."""
+        return notes_on(self.dest, self._root_fd, self.traits, self._settings.folder_mode)
+
+    def retime(self, moves: Iterable[tuple[tuple[str, ...], int, LocalFile]]) -> list[int | None]:
+        """Give files a newer mtime: path, nanoseconds, and what was found there.
+
+        Returns:
+            The mtime that each has then. None for one that is no longer what was found: it is left as it is, and the next run
+            finds that it is not as recorded.
+        """
         with Walk(self._root_fd) as walk:
-            for path, modified_ns in paths:
-                try:
-                    os.utime(
-                        name_bytes(path[-1]),
-                        ns=(modified_ns, modified_ns),
-                        dir_fd=walk.enter(path[:-1]),
-                        follow_symlinks=False,
-                    )
-                except (FileNotFoundError, BlockedError, PermissionError):
-                    continue  # The next run finds that it is not as recorded, and says what is wrong.
+            return [self._retimed(walk, *move) for move in moves]
+
+    def _retimed(self, walk: Walk, path: tuple[str, ...], modified_ns: int, found: LocalFile) -> int | None:
+        try:
+            descriptor = open_file(walk.enter(path[:-1]), path[-1])
+        except (FileNotFoundError, BlockedError, PermissionError, ObjectError):
+            return None
+        try:
+            stamp = stamp_of(descriptor)
+            if (stamp.size, stamp.modified_ns) != (found.size, found.modified_ns):
+                return None
+            return give_time(descriptor, stamp, modified_ns, is_kept=self.traits.keeps_times)[0]
+        except FileChangedError:
+            return None
+        finally:
+            os.close(descriptor)
 
     def open_file(self, path: tuple[str, ...]) -> int:
         """Open a file of the tree for reading; the caller closes the descriptor.
@@ -130,7 +137,7 @@ class Destination(Tree):
         """
         try:
             with Walk(self._root_fd) as walk:
-                descriptor = _open_file(walk.enter(path[:-1]), path[-1])
+                descriptor = open_file(walk.enter(path[:-1]), path[-1])
         except BlockedError:
             raise ObjectError(Reason.CONFLICT, IN_THE_WAY[LocalKind.BLOCKED]) from None
         except OSError as error:
@@ -145,17 +152,43 @@ class Destination(Tree):
                 raise
         return descriptor
 
-    def adopt(self, descriptor: int, modified_ns: int) -> None:
-        """Give a proved file the mode and the mtime of a fetched one.
+    def check_unchanged(self, descriptor: int, path: tuple[str, ...], stamp: Stamp) -> None:
+        """Check that a file is what it was before it was read, and still has its name.
 
         Raises:
-            ObjectError: It belongs to somebody else.
+            FileChangedError: It is not, or has not: what was read is neither what was there nor what is there now.
         """
-        try:
-            os.fchmod(descriptor, self._settings.file_mode)
-            os.utime(descriptor, ns=(modified_ns, modified_ns))
-        except PermissionError as error:
-            raise ObjectError(Reason.LOCAL_ERROR, "its file is right but belongs to another user") from error
+        with Walk(self._root_fd) as walk:
+            check_unchanged(descriptor, walk, path, stamp)
+
+    def adopt(self, descriptor: int, path: tuple[str, ...], stamp: Stamp, modified_ns: int) -> Adoption:
+        """Give a proved file the mode and the mtime of a fetched one, as far as it is this user's to give.
+
+        Nothing tells of a write between the last look at the mtime and the call that sets it, so these come one after the
+        other. Before and after, a write shows.
+
+        Args:
+            descriptor: The file, open.
+            path: Where it was opened.
+            stamp: What it was before it was read.
+            modified_ns: The object's LastModified.
+
+        Raises:
+            FileChangedError: It was written since, or another one has its name.
+        """
+        mode = self._settings.file_mode
+        with Walk(self._root_fd) as walk:
+            check_unchanged(descriptor, walk, path, stamp)
+            is_set = set_mode(descriptor, mode)
+            if (passed := passed_on_by(walk.enter(path[:-1]))).acl is not None:
+                take_on(descriptor, mode, passed._replace(group=None))
+            ours = stamp_of(descriptor).changed_ns  # The mode was a change, and nothing else may have been.
+            stamp = stamp._replace(changed_ns=ours)
+            mtime_ns, is_timed = give_time(descriptor, stamp, modified_ns, is_kept=self.traits.keeps_times)
+            if not leads_to(walk, path, stamp):
+                raise FileChangedError(CHANGED)
+        is_foreign = os.geteuid() not in {0, os.fstat(descriptor).st_uid}
+        return Adoption(mtime_ns, is_foreign or not is_timed or (not is_set and self.traits.refusal is None))
 
     def publish(self, batch: Sequence[Placement]) -> list[ObjectError | None]:
         """Give a batch of verified files their names, durably.
@@ -163,7 +196,8 @@ class Destination(Tree):
         On a disk that fills up the reserve is given up for it, and what then finds no room makes room for the others.
 
         Returns:
-            For each file None, or why it could not get its name. Its staged file is then gone.
+            For each file None, or why it could not get its name: `NoRoomError` where the disk is full, and else what is wrong
+            with the name. Its staged file is then gone. One that got it knows its mtime.
 
         Raises:
             OSError: The file system failed; nothing of the batch may be recorded.
@@ -174,6 +208,7 @@ class Destination(Tree):
         if not batch:
             return []
         results: list[ObjectError | None] = [None] * len(batch)
+        self._passed = None
         with self._making_walk(self._root_fd) as walk:
             for index in sorted(range(len(batch)), key=lambda index: batch[index].path):
                 try:
@@ -181,9 +216,11 @@ class Destination(Tree):
                 except ObjectError as error:
                     results[index] = error
                 except OSError as error:
-                    if isinstance(error, FlushError) or error.errno not in _OF_ONE_NAME | FULL:
+                    if isinstance(error, FlushError) or not (is_of_one_name(error) or error.errno in FULL):
                         raise
-                    results[index] = ObjectError(Reason.LOCAL_ERROR, f"it cannot be put in place: {error.strerror}")
+                    why = refusal_of(error, batch[index].path[-1], "it cannot be put in place")
+                    kind = NoRoomError if error.errno in FULL else ObjectError
+                    results[index] = kind(Reason.LOCAL_ERROR, why)
                     self.has_run_out |= error.errno in FULL  # What goes now makes room for the others.
                 if results[index] is not None:
                     batch[index].staged.discard()
@@ -193,7 +230,9 @@ class Destination(Tree):
     def _making_walk(self, root_fd: int) -> Walk:
         """Return a walk that makes folders, and leaves them durable where one flush does not reach everything."""
         on_leave = None if self._flusher.is_whole else (lambda descriptor: self._flusher.flush([descriptor]))
-        return Walk(root_fd, create_mode=self._settings.folder_mode, on_leave=on_leave)
+        is_tree = root_fd == self._root_fd
+        mode = self._settings.folder_mode if is_tree else 0o700
+        return Walk(root_fd, create_mode=mode, on_leave=on_leave, passes_on=is_tree)
 
     def _flush_staged(self, batch: Sequence[Placement]) -> None:
         if self._flusher.is_whole:
@@ -217,7 +256,7 @@ class Destination(Tree):
         with Walk(self._root_fd, on_leave=lambda descriptor: self._flusher.flush([descriptor])) as walk:
             for path in sorted(paths):
                 try:
-                    descriptor = _open_file(walk.enter(path[:-1]), path[-1])
+                    descriptor = open_file(walk.enter(path[:-1]), path[-1])
                 except (FileNotFoundError, BlockedError, ObjectError):
                     continue  # It went away since it was hashed: the next run finds that.
                 try:
@@ -260,18 +299,40 @@ class Destination(Tree):
                 raise ObjectError(Reason.CONFLICT, IN_THE_WAY[there.kind])
             if there != placement.replaces and self._settings.existing is not Existing.REPLACE:
                 self._make_way(folder_fd, placement)
+        staged = placement.staged
+        self._pass_on(folder_fd, placement)
+        # Before it has its own name, under which others may write to it at once.
+        if (sealed := look_at(self.staging.folder_fd, staged.name)) is not None:
+            staged.mtime_ns = sealed.modified_ns
         try:
-            os.rename(placement.staged.name, name_bytes(name), src_dir_fd=self.staging.folder_fd, dst_dir_fd=folder_fd)
-        except FileNotFoundError:
+            os.rename(staged.name, name_bytes(name), src_dir_fd=self.staging.folder_fd, dst_dir_fd=folder_fd)
+        except FileNotFoundError as error:
+            if sealed is not None and look_at(self.staging.folder_fd, staged.name) is not None:
+                raise refused_name(error, name, folder_fd) from error
             # Over NFS an answer may get lost: the rename is sent again, and finds that there is nothing to rename.
-            if placement.staged.md5 is None or _md5_at(folder_fd, name) != placement.staged.md5:
+            if staged.md5 is None or md5_at(folder_fd, name) != staged.md5:
                 raise
+
+    def _pass_on(self, folder_fd: int, placement: Placement) -> None:
+        """Give a staged file what the folder passes on that it is to get its name in: it was made in another one."""
+        folder, staged = placement.path[:-1], placement.staged
+        if self._passed is None or self._passed[0] != folder:
+            self._passed = folder, passed_on_by(folder_fd)
+        passed, has = self._passed[1], self.staging.passed
+        if passed.acl is None and has.acl is None and passed.group in {None, has.group}:
+            return
+        descriptor = staged.open_for_reading()
+        try:
+            take_on(descriptor, self._settings.file_mode, passed)
+            if not self._flusher.is_whole:
+                self._flusher.flush([descriptor])
+        finally:
+            os.close(descriptor)
 
     def _make_way(self, folder_fd: int, placement: Placement) -> None:
         """Set aside a file that no record vouches for, unless it has the very bytes that replace it."""
-        name = placement.path[-1]
-        md5 = placement.staged.md5 or md5_of(placement.staged.chunks())
-        if _md5_at(folder_fd, name) == md5:
+        name, staged = placement.path[-1], placement.staged
+        if has_bytes(folder_fd, name, staged.size, lambda: staged.md5 or md5_of(staged.chunks())):
             return
         if self._settings.existing is Existing.KEEP:
             raise ObjectError(Reason.CONFLICT, KEPT)
@@ -302,86 +363,6 @@ def _flusher(root_fd: int, durability: Durability) -> Flusher:
             return NoFlusher(root_fd)
 
 
-def _entered(walk: Walk, folder: tuple[str, ...]) -> tuple[int | None, LocalFile | None]:
-    """Return a folder's descriptor, or None and what stands at every path in it."""
-    try:
-        return walk.enter(folder), None
-    except FileNotFoundError:
-        return None, None
-    except BlockedError:
-        return None, LocalFile(LocalKind.BLOCKED)
-    except OSError as error:
-        return None, _closed(error)
-
-
-def _closed(error: OSError) -> LocalFile:
-    """Return what stands where one name cannot be looked at; what is wrong with all of them is raised on."""
-    if error.errno not in _OF_ONE_NAME:
-        raise error
-    return LocalFile(LocalKind.CLOSED)
-
-
-def _open_file(folder_fd: int, name: str) -> int:
-    """Open a file for reading: never through a link, and never waiting for the other end of a pipe.
-
-    Raises:
-        ObjectError: Something else has its name by now.
-    """
-    in_the_way = ObjectError(Reason.CONFLICT, IN_THE_WAY[LocalKind.OTHER])
-    try:
-        descriptor = os.open(name_bytes(name), _READ_FLAGS, dir_fd=folder_fd)
-    except OSError as error:
-        if error.errno in _NOT_A_FILE:
-            raise in_the_way from None
-        raise
-    try:
-        is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    if not is_file:
-        os.close(descriptor)
-        raise in_the_way
-    return descriptor
-
-
-def _md5_at(folder_fd: int, name: str) -> str:
-    descriptor = _open_file(folder_fd, name)
-    try:
-        return md5_of(chunks_of(descriptor))
-    finally:
-        os.close(descriptor)
-
-
-def folds_names(folder_fd: int) -> bool:
-    """Find out whether the file system takes names for the same that differ in case or Unicode form."""
-    probe = f"Probe-{os.urandom(6).hex()}-\u00e9"  # A name of its own: another run may be probing.
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    os.close(os.open(name_bytes(probe), flags, 0o600, dir_fd=folder_fd))
-    try:
-        others = (probe.lower(), unicodedata.normalize("NFD", probe))
-        return any(look_at(folder_fd, other) is not None for other in others)
-    finally:
-        with suppress(FileNotFoundError):  # A run that began in the same moment has cleared it away.
-            os.unlink(name_bytes(probe), dir_fd=folder_fd)
-
-
-@contextmanager
-def open_tree(dest: Path) -> Iterator[Tree | None]:
-    """Open a destination for looking only; None if there is none."""
-    try:
-        root_fd = os.open(dest, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        yield None
-        return
-    except OSError as error:
-        raise destination_error(error, dest) from error
-    try:
-        yield Tree(root_fd)
-    finally:
-        close_folder(root_fd)
-
-
 def _make(dest: Path, mode: int) -> bool:
     """Make a folder unless it is there; say whether it was made. Those above it are as the umask has them."""
     dest.parent.mkdir(parents=True, exist_ok=True)
@@ -408,11 +389,11 @@ def open_destination(settings: Settings) -> Iterator[Destination]:
             root_fd = os.open(dest, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             opened.append(root_fd)
             if is_new:
-                os.fchmod(root_fd, settings.folder_mode)
+                set_mode(root_fd, settings.folder_mode)
+                take_on(root_fd, settings.folder_mode, passed_on_by(root_fd)._replace(group=None))
             with Walk(root_fd, create_mode=0o700) as walk:
                 opened.append(os.dup(walk.enter((STATE_FOLDER,))))
-                with suppress(PermissionError):  # One that was copied here may be open to others.
-                    os.fchmod(opened[-1], 0o700)
+                set_mode(opened[-1], 0o700)  # One that was copied here may be open to others.
                 opened.append(os.dup(walk.enter((STATE_FOLDER, "staged"))))
             destination = Destination(dest, settings, root_fd, opened[1], opened[2])
         except BlockedError as error:

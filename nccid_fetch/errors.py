@@ -24,6 +24,7 @@
     │   ├── ThrottledError              the server asks for patience
     │   ├── UnreachableError            no connection
     │   │   └── UntrustedError          none that can be trusted
+    │   ├── FileChangedError            a file was written while it was read
     │   └── RangeIgnoredError           a range was answered with something else: start anew
     ├── ListingDeniedError      4       this prefix may not be listed
     ├── RefusedError                    the fast transport says no; the reference path says why
@@ -207,6 +208,12 @@ class UnreachableError(TransientError):
 
 class UntrustedError(UnreachableError):
     """The endpoint shows a certificate that is not trusted."""
+
+
+class FileChangedError(TransientError):
+    """A file of the tree was written, or another one took its name, while it was read: nothing follows from what was read."""
+
+    reason = Reason.LOCAL_ERROR
 
 
 class RangeIgnoredError(TransientError):

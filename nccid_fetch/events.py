@@ -190,6 +190,17 @@ class RemoteFound:
 
 
 @dataclass(frozen=True, slots=True)
+class PlaceNoted:
+    """Something about the destination, or what is in it, that a person should know.
+
+    Attributes:
+        message: What it is, in a sentence.
+    """
+
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class RoomFound:
     """So much room there was where the destination is, or is to be, when the run began.
 
@@ -306,6 +317,7 @@ Event = (
     | LastListed
     | RateSet
     | RemoteFound
+    | PlaceNoted
     | RoomFound
     | RoomShort
     | Committing

@@ -6,6 +6,7 @@ the whole file system may not reach the server. What matters to the journal and 
 
 import ctypes
 import platform
+from contextlib import suppress
 
 _REMOTE = {
     0x0000_6969: "NFS",
@@ -43,3 +44,12 @@ def type_of(descriptor: int) -> int | None:
     if ctypes.CDLL(None).fstatfs(descriptor, answer) != 0:
         return None
     return ctypes.c_long.from_buffer(answer).value
+
+
+def user_name(uid: int) -> str:
+    """Return a user's name, or the number where there is none."""
+    import pwd  # noqa: PLC0415 - not on every platform.
+
+    with suppress(KeyError):
+        return pwd.getpwuid(uid).pw_name
+    return str(uid)

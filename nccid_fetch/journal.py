@@ -10,12 +10,13 @@ Rules
     Commits of a run that flushes nothing may be lost, but not a record of an earlier run: SQLite still flushes around
     checkpoints (`synchronous=NORMAL`), which is seldom.
 
-Schema, version 2 (times are milliseconds since the epoch, UTC)
+Schema, version 3 (times are milliseconds since the epoch, UTC)
     identity   bucket, group_name, endpoint, created: the one warehouse that this destination belongs to
     folder     id, prefix: a key up to its last slash, once, however many objects are below it
-    object     folder, name, size, etag, modified, verified_by, unflushed: an object that is in place. An ETag of 32
+    object     folder, name, size, etag, modified, verified_by, unflushed, mtime: an object that is in place. An ETag of 32
                hex digits is kept as 16 bytes. verified_by: 1 MD5, 2 multipart MD5, 3 checksum, 4 size alone.
-               unflushed: the run that put it in place without flushing it to disk; 0 for all others
+               unflushed: the run that put it in place without flushing it to disk; 0 for all others. mtime: nanoseconds, of its
+               file, where the file system did not keep `modified`, which is the object's; else null
     failure    key, reason, message: an object that was refused or failed when a run last looked at it
     twin       folded, key: on a file system that folds names, which key owns a name
     run        id, command, started, ended: a run without an end was killed
@@ -26,50 +27,47 @@ Schema, version 2 (times are milliseconds since the epoch, UTC)
                any filter; where, and whether it is to be doubted. Older versions of this tool neither have nor mind it
     objects    a view of object for people: key, size, etag, modified, verified_by
 
-Version 1 knew only what was flushed: it had no `unflushed`, neither the column nor the table.
+Version 1 knew only what was flushed: it had no `unflushed`, neither the column nor the table. Version 2 had no `mtime`.
 """
 
-import re
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from .errors import DestinationBusyError, DestinationError, DestinationFullError, Reason, UsageError
+from .errors import DestinationError, DestinationFullError, Reason, UsageError
 from .failures import Failures
 from .keys import STATE_FOLDER
 from .machine import file_limit_told
-from .model import ETag, Listed, Record, VerifiedBy
+from .model import Listed, Record
+from .rows import MS, PROOFS, loaded_etag, own_time, prefix_of, stored_etag
 from .schema import LISTING, MIGRATION, SCHEMA, VERSION
 from .settings import Durability
 from .sqlitefile import (
+    alone,
     connect,
-    is_busy,
     is_damaged,
-    is_lockless,
     is_there,
     now_text,
     primary_code,
     remote_name_of,
     set_aside,
     text_of,
+    why_closed,
 )
 
-_MS = 1_000_000
 _FOLDERS_CACHED_MAX = 4096
 
 _ROWS = (
-    "SELECT prefix || name, size, etag, modified, verified_by, unflushed"
+    "SELECT prefix || name, size, etag, modified, verified_by, unflushed, mtime"
     " FROM folder CROSS JOIN object ON folder = folder.id"
 )
 _IN_A_FOLDER = f"{_ROWS} WHERE prefix = ? AND name BETWEEN ? AND ?"
 _BETWEEN_FOLDERS = f"{_ROWS} WHERE prefix BETWEEN ? AND ? LIMIT ?"
 _COUNT = "SELECT count(*) FROM folder CROSS JOIN object ON folder = folder.id WHERE prefix >= ? AND prefix < ?"
-_AS_BYTES = re.compile(r"[0-9a-f]{32}")
-_PROOFS = {int(proof): proof for proof in VerifiedBy}
 
 
 class _DamagedError(DestinationError):
@@ -150,24 +148,17 @@ class Journal:
         try:
             if not is_there(path) and endpoint is None:
                 return None
-            try:
-                return opened()
-            except (sqlite3.DatabaseError, _DamagedError) as error:
-                if isinstance(error, sqlite3.DatabaseError) and not is_damaged(error):
-                    raise
-                if endpoint is None:
-                    return None
-                set_aside(path)
-                return opened()
+            journal = _unless_damaged(opened)
+            if journal is not None or endpoint is None:
+                return journal
+            with alone(path.parent, dest):
+                journal = _unless_damaged(opened)  # Another run may have begun a new one since.
+                if journal is None:
+                    set_aside(path)
+                    journal = opened()
+                return journal
         except (OSError, sqlite3.DatabaseError) as error:
-            if isinstance(error, sqlite3.DatabaseError) and is_busy(error):
-                raise DestinationBusyError(
-                    f"another run holds {dest}", hint="wait for it, or stop it; then run the same command again"
-                ) from None
-            hint = "check the disk and the permissions"
-            if isinstance(error, sqlite3.DatabaseError) and is_lockless(error):
-                hint = "its file system does not lock files: mount it so that it does, or choose another --dest"
-            raise DestinationError(f"{path} cannot be opened: {error}{file_limit_told()}", hint=hint) from error
+            raise why_closed(error, path, dest) from error
 
     def _belong(self, dest: Path, bucket: str, group: str, endpoint: str | None) -> None:
         """Check or set whose journal this is."""
@@ -214,8 +205,10 @@ class Journal:
         in_doubt = self._in_doubt
         with self._telling():
             return {
-                key: Record(size, _load_etag(etag), modified * _MS, _PROOFS[verified_by], unflushed in in_doubt)
-                for key, size, etag, modified, verified_by, unflushed in self._rows(folders, rows_max=2 * len(keys))
+                key: Record(size, loaded_etag(etag), modified * MS, PROOFS[verified_by], unflushed in in_doubt, mtime)
+                for key, size, etag, modified, verified_by, unflushed, mtime in self._rows(
+                    folders, rows_max=2 * len(keys)
+                )
                 if key in wanted
             }
 
@@ -267,23 +260,23 @@ class Journal:
         """
         with self._transaction():
             rows = {key: self._row(key, record) for key, record in placed}
-            self._connection.executemany("INSERT OR REPLACE INTO object VALUES (?, ?, ?, ?, ?, ?, ?)", rows.values())
+            self._connection.executemany("INSERT OR REPLACE INTO object VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows.values())
             self.failures.forget(rows)
             self.failures.note(failed)
 
-    def retime(self, moved: Iterable[tuple[str, int]]) -> None:
-        """Record that files have a newer mtime, and nothing else about them.
+    def retime(self, moved: Iterable[tuple[str, int, int]]) -> None:
+        """Record that objects have a newer LastModified, and which mtime their files have, and nothing else about them.
 
         Args:
-            moved: Key, and nanoseconds.
+            moved: Key, and nanoseconds of both.
         """
         with self._transaction():
             self._connection.executemany(
-                "UPDATE object SET modified = ? WHERE folder = ? AND name = ?",
+                "UPDATE object SET modified = ?, mtime = ? WHERE folder = ? AND name = ?",
                 [
-                    (modified_ns // _MS, self._folder_id(prefix), key[len(prefix) :])
-                    for key, modified_ns in moved
-                    for prefix in [_prefix(key)]
+                    (modified_ns // MS, own_time(modified_ns, mtime_ns), self._folder_id(prefix), key[len(prefix) :])
+                    for key, modified_ns, mtime_ns in moved
+                    for prefix in [prefix_of(key)]
                 ],
             )
 
@@ -301,7 +294,7 @@ class Journal:
             self._connection.execute("PRAGMA synchronous=FULL")
             with self._transaction():
                 for sql, some in ((forgetting, keys), (doubting, replaced)):
-                    rows = [(self._folder_id(_prefix(key)), key[len(_prefix(key)) :]) for key in some]
+                    rows = [(self._folder_id(prefix_of(key)), key[len(prefix_of(key)) :]) for key in some]
                     self._connection.executemany(sql, rows)
             self._connection.execute("PRAGMA synchronous=NORMAL")
 
@@ -354,8 +347,14 @@ class Journal:
     def close(self) -> None:
         """Close the journal, leaving one file, and let the next run have the destination.
 
-        If it turned out during a run that it is damaged, it is set aside: the next run begins a new one.
+        If it turned out during a run that it is damaged, it is set aside before the lock goes: a run that waits for the lock
+        would go on in it, and a third one begin a new one. The next run begins a new one.
         """
+        if self._is_damaged and self._has_begun:
+            with suppress(OSError):
+                set_aside(self._path)
+            self._connection.close()
+            return
         with suppress(sqlite3.Error):
             if self.remote is None:
                 self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -364,9 +363,6 @@ class Journal:
                 self._connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
                 self._connection.execute("PRAGMA journal_mode=DELETE")
         self._connection.close()
-        if self._is_damaged and self._has_begun:
-            with suppress(OSError):
-                set_aside(self._path)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -402,16 +398,17 @@ class Journal:
                 hint="make room, check the disk, then run the same command again; what was verified stays",
             ) from error
 
-    def _row(self, key: str, record: Record) -> tuple[int, str, int, bytes | str, int, int, int]:
-        prefix = _prefix(key)
+    def _row(self, key: str, record: Record) -> tuple[int, str, int, bytes | str, int, int, int, int | None]:
+        prefix = prefix_of(key)
         return (
             self._folder_id(prefix),
             key[len(prefix) :],
             record.size,
-            _store_etag(record.etag),
-            record.modified_ns // _MS,
+            stored_etag(record.etag),
+            record.modified_ns // MS,
             int(record.verified_by),
             self._unflushed,
+            own_time(record.modified_ns, record.file_ns),
         )
 
     def _folder_id(self, prefix: str) -> int:
@@ -429,13 +426,13 @@ class Journal:
         return number
 
 
-def _prefix(key: str) -> str:
-    return key[: key.rfind("/") + 1]
-
-
-def _store_etag(etag: ETag) -> bytes | str:
-    return bytes.fromhex(etag) if _AS_BYTES.fullmatch(etag) else str(etag)
-
-
-def _load_etag(stored: bytes | str) -> ETag:
-    return ETag(stored.hex() if isinstance(stored, bytes) else stored)
+def _unless_damaged(opened: Callable[[], Journal]) -> Journal | None:
+    """Return what is opened; None if it is damaged."""
+    try:
+        return opened()
+    except _DamagedError:
+        return None
+    except sqlite3.DatabaseError as error:
+        if not is_damaged(error):
+            raise
+        return None

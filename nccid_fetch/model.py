@@ -77,7 +77,8 @@ class VerifiedBy(IntEnum):
 class Record(NamedTuple):
     """What the journal remembers of a key: the version that was put in place, and how it was proved.
 
-    In doubt is what may have been lost since: it was not flushed to disk, and the machine was started anew.
+    In doubt is what may have been lost since: it was not flushed to disk, and the machine was started anew. `mtime_ns` is the
+    mtime of the file where its file system did not keep `modified_ns`, which is the object's; else None.
     """
 
     size: int
@@ -85,6 +86,12 @@ class Record(NamedTuple):
     modified_ns: int
     verified_by: VerifiedBy
     in_doubt: bool = False
+    mtime_ns: int | None = None
+
+    @property
+    def file_ns(self) -> int:
+        """The mtime that the file has, if it is as recorded."""
+        return self.modified_ns if self.mtime_ns is None else self.mtime_ns
 
 
 class LocalKind(StrEnum):
@@ -100,12 +107,22 @@ class LocalKind(StrEnum):
     """The file system does not let us there: a folder that may not be entered, a name that it does not take."""
 
 
+IN_THE_WAY = {
+    LocalKind.FOLDER: "a folder has its name",
+    LocalKind.LINK: "a symbolic link has its name",
+    LocalKind.OTHER: "something that is not a file has its name",
+    LocalKind.BLOCKED: "a symbolic link or a file is where one of its folders belongs",
+}
+"""What that means for a key."""
+
+
 class LocalFile(NamedTuple):
-    """What the disk shows at a key's path."""
+    """What the disk shows at a key's path. `refusal`: why it does not let us there, in a sentence."""
 
     kind: LocalKind
     size: int = 0
     modified_ns: int = 0
+    refusal: str | None = None
 
 
 class Space(NamedTuple):

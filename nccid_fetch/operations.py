@@ -12,12 +12,12 @@ from . import warehouse
 from .bandwidth import Bandwidth
 from .clock import REAL, Clock
 from .commit import Committer
-from .destination import Destination, open_destination, open_tree
+from .destination import Destination, open_destination
 from .diagnosis import check_dest, destination_error, space_of
 from .disk import THREADS_MAX, Disk
 from .durability import boot_id
 from .errors import AccessError, DestinationFullError, UsageError
-from .events import DestinationOpened, LastListed, PartsKnown, RemoteFound, Report, RoomFound
+from .events import DestinationOpened, LastListed, PartsKnown, PlaceNoted, RemoteFound, Report, RoomFound
 from .foresight import Foresight
 from .governor import Governor
 from .journal import Journal
@@ -37,6 +37,7 @@ from .store.protocol import Reader
 from .store.reference import ReferenceReader
 from .store.session import Session, open_session
 from .transfer import Tools
+from .tree import open_tree
 
 LISTING_CONNECTIONS = SHARDS_MAX
 LISTING_ATTEMPTS = 8
@@ -289,6 +290,8 @@ def _make_ready(destination: Destination, journal: Journal, settings: Settings, 
     report(DestinationOpened())
     if journal.remote is not None:
         report(RemoteFound(journal.remote))
+    for message in destination.notes():
+        report(PlaceNoted(message))
 
 
 def _clear_quietly(destination: Destination) -> None:

@@ -420,9 +420,9 @@ async def _deal_with(decision: Due, breaker: _Breaker, tools: Tools, brake: Brak
 
 async def _carry_out(decision: Due, tools: Tools) -> Ending:
     if isinstance(decision, Check):
-        adopted_by = await check(decision, tools)
-        if adopted_by is not None:
-            return Ending(Adopted(decision.remote, adopted_by))
+        adopted = await check(decision, tools)
+        if adopted is not None:
+            return Ending(Adopted(decision.remote, adopted[0]), adoption=adopted[1])
         decision = refute(decision, tools.settings.existing)
     if isinstance(decision, Refuse):
         return Ending(Failed(decision.remote, decision.reason, decision.message))

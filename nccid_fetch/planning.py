@@ -5,16 +5,17 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from .decisions import Nesting, decide
-from .destination import Destination, Tree
+from .destination import Destination
 from .diagnosis import destination_error
 from .disk import Disk
 from .errors import Reason, UnsafeKeyError
 from .events import PagePlanned, Report
 from .journal import Journal
 from .keys import fold, is_folder_marker, key_filter, path_of
-from .model import Check, Decision, Fetch, LocalFile, Record, Refuse, RemoteObject, Skip, VerifiedBy
+from .model import Check, Decision, Fetch, LocalFile, LocalKind, Record, Refuse, RemoteObject, Skip, VerifiedBy
 from .settings import Settings
 from .summary import Count
+from .tree import Tree
 from .warehouse import part_of, part_prefix
 
 T = TypeVar("T")
@@ -201,9 +202,20 @@ class Planner:
         late = [(skip.remote, skip.retime) for skip in decisions if isinstance(skip, Skip) and skip.retime is not None]
         if not late or journal is None or not isinstance(tree, Destination):
             return
-        moves = [(path_of(remote.key, self.group), remote.modified_ns) for remote, _ in late]
-        moved = [(remote.key, remote.modified_ns) for remote, _ in late]
-        await self._at_disk(lambda: tree.retime(moves))
+        moves = [
+            (
+                path_of(remote.key, self.group),
+                remote.modified_ns,
+                LocalFile(LocalKind.FILE, record.size, record.file_ns),
+            )
+            for remote, record in late
+        ]
+        mtimes = await self._at_disk(lambda: tree.retime(moves))
+        moved = [
+            (remote.key, remote.modified_ns, mtime_ns)
+            for (remote, _), mtime_ns in zip(late, mtimes, strict=True)
+            if mtime_ns is not None
+        ]
         await self.journal_thread.run(lambda: journal.retime(moved))
 
 

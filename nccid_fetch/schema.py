@@ -1,6 +1,6 @@
 """The journal's tables, as SQL: of today, and what makes them of those of earlier versions. `journal` says what they mean."""
 
-VERSION = 2
+VERSION = 3
 
 SCHEMA = """
 CREATE TABLE identity (bucket TEXT NOT NULL, group_name TEXT NOT NULL, endpoint TEXT NOT NULL, created TEXT NOT NULL);
@@ -8,7 +8,7 @@ CREATE TABLE folder (id INTEGER PRIMARY KEY, prefix TEXT NOT NULL UNIQUE);
 CREATE TABLE object (
     folder INTEGER NOT NULL, name TEXT NOT NULL, size INTEGER NOT NULL, etag NOT NULL,
     modified INTEGER NOT NULL, verified_by INTEGER NOT NULL, unflushed INTEGER NOT NULL DEFAULT 0,
-    PRIMARY KEY (folder, name)
+    mtime INTEGER, PRIMARY KEY (folder, name)
 ) WITHOUT ROWID;
 CREATE TABLE failure (key TEXT PRIMARY KEY, reason TEXT NOT NULL, message TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE twin (folded TEXT PRIMARY KEY, key TEXT NOT NULL) WITHOUT ROWID;
@@ -25,7 +25,10 @@ MIGRATION = {
     1: """
 ALTER TABLE object ADD COLUMN unflushed INTEGER NOT NULL DEFAULT 0;
 CREATE TABLE unflushed (run INTEGER PRIMARY KEY, boot TEXT, failed INTEGER NOT NULL);
-"""
+""",
+    2: """
+ALTER TABLE object ADD COLUMN mtime INTEGER;
+""",
 }
 """What makes the next version of each earlier one."""
 

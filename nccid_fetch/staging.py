@@ -11,6 +11,7 @@ from contextlib import suppress
 from itertools import count
 from typing import TYPE_CHECKING
 
+from .attributes import passed_on_by, set_mode, set_time
 from .digests import new_md5
 
 if TYPE_CHECKING:
@@ -36,11 +37,15 @@ class Staging:
     Args:
         folder_fd: A descriptor of it.
         file_mode: The mode that files get, whatever the umask.
+
+    Attributes:
+        passed: What files get from it besides.
     """
 
     def __init__(self, folder_fd: int, file_mode: int) -> None:
         self.folder_fd = folder_fd
         self.file_mode = file_mode
+        self.passed = passed_on_by(folder_fd)
         self.open_files: set[StagedFile] = set()
         self._run = os.urandom(6).hex()
         self._numbers = count(1)
@@ -70,9 +75,10 @@ class StagedFile:
         name: Its name in the staging folder.
         size: Bytes written so far.
         is_sealed: Whether its content is complete.
+        mtime_ns: The mtime that its file system gave it, once it gets its name; None before.
     """
 
-    __slots__ = ("_fd", "_md5", "_staging", "is_sealed", "name", "size")
+    __slots__ = ("_fd", "_md5", "_staging", "is_sealed", "mtime_ns", "name", "size")
 
     def __init__(self, staging: Staging, name: str, *, hashed: bool) -> None:
         self._staging = staging
@@ -81,6 +87,7 @@ class StagedFile:
         self.name = name
         self.size = 0
         self.is_sealed = False
+        self.mtime_ns: int | None = None
 
     @property
     def md5(self) -> str | None:
@@ -92,7 +99,7 @@ class StagedFile:
         if self._fd < 0:
             self._fd = os.open(self.name, _STAGE_FLAGS, self._staging.file_mode, dir_fd=self._staging.folder_fd)
             self._staging.open_files.add(self)
-            os.fchmod(self._fd, self._staging.file_mode)
+            set_mode(self._fd, self._staging.file_mode)
 
     def append(self, chunk: "Chunk") -> None:
         """Write bytes at the end.
@@ -148,7 +155,7 @@ class StagedFile:
             OSError: The disk is full or broken; some file systems say so only now.
         """
         self.open()
-        os.utime(self._fd, ns=(modified_ns, modified_ns))
+        set_time(self._fd, modified_ns)
         self.close()
         self.is_sealed = True
 

@@ -20,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from time import time
 
+from .attributes import set_mode
 from .durability import boot_id
 from .journal import Journal
 from .keys import STATE_FOLDER
@@ -83,7 +84,7 @@ def write_status(dest: Path, status: RunStatus, mode: int) -> None:
         descriptor = os.open(_PART, flags, mode, dir_fd=folder_fd)
         try:
             with os.fdopen(descriptor, "wb") as file:
-                os.fchmod(descriptor, mode)
+                set_mode(descriptor, mode)
                 file.write(text)
             os.replace(_PART, NAME, src_dir_fd=folder_fd, dst_dir_fd=folder_fd)
         except OSError:

@@ -206,6 +206,11 @@ class Tally:
         return bool(self.parts) and all(part.state is not None for part in list(self.parts.values()))
 
     @property
+    def unproved(self) -> int:
+        """How many objects are known by their size alone: of this run's, and of those that an earlier one put in place."""
+        return self.verified[VerifiedBy.SIZE] + self.known_by_size
+
+    @property
     def cut_short(self) -> Stopped | None:
         """What ended the run before all was dealt with; None where nothing did, or nothing was left by then."""
         ends = [part.end(planned=False) for part in self.parts.values()]
@@ -279,9 +284,8 @@ class Tally:
 
     def _is_unproved(self, settings: Settings, *, planned: bool) -> bool:
         """Say whether an object is known by its size alone, or will be."""
-        by_size = self.verified[VerifiedBy.SIZE] + self.known_by_size
         will_be = self.planned["fetch"].objects if planned and settings.verify is Verify.SIZE else 0
-        return bool(by_size + will_be)
+        return bool(self.unproved + will_be)
 
 
 @dataclass(frozen=True, slots=True)

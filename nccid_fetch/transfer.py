@@ -12,15 +12,17 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
+from .attributes import stamp_of
 from .bandwidth import Bandwidth
 from .clock import REAL, Clock
-from .destination import Destination
+from .destination import Adoption, Destination
 from .digests import md5_of
 from .disk import Disk
 from .errors import (
     CredentialsError,
     DigestMismatchError,
     EndpointError,
+    FileChangedError,
     ListingDeniedError,
     NccidFetchError,
     ObjectError,
@@ -250,20 +252,37 @@ async def _settled(error: ObjectError, remote: RemoteObject, tools: Tools, holds
     return error
 
 
-async def check(decision: Check, tools: Tools) -> VerifiedBy | None:
-    """Hash the file that is there, and adopt it if it is the object.
+async def check(decision: Check, tools: Tools) -> tuple[VerifiedBy, Adoption] | None:
+    """Hash the file that is there, and adopt it if it is the object. One that changes meanwhile is hashed again.
 
     Returns:
-        How it was proved, or None if it differs, or nothing can prove it: then it has to be fetched. What a record
-        vouches for by its size is left as it is where nothing can prove it.
+        How it was proved, and what the file has; or None if it differs, or nothing can prove it: then it has to be fetched.
+        What a record vouches for by its size is left as it is where nothing can prove it.
 
     Raises:
-        ObjectError: It cannot be read or adopted.
+        ObjectError: It cannot be read, or changes each time that it is.
         RunError: The credentials or the endpoint are at fault.
     """
-    remote = decision.remote
     patience = _patience(tools)
-    async with _opened(path_of(remote.key, tools.group), tools) as descriptor:
+    while True:
+        try:
+            return await _checked(decision, tools, patience)
+        except FileChangedError as error:
+            await _wait(error, decision.remote, patience, tools)
+
+
+async def _checked(decision: Check, tools: Tools, patience: Patience) -> tuple[VerifiedBy, Adoption] | None:
+    """See `check`.
+
+    Raises:
+        FileChangedError: The file was changed while it was read.
+    """
+    remote, destination = decision.remote, tools.destination
+    path = path_of(remote.key, tools.group)
+    async with _opened(path, tools) as descriptor:
+        stamp = await tools.disk.run(lambda: stamp_of(descriptor))
+        if stamp.size != remote.size:
+            return None  # It was replaced since it was looked at.
         chunks = _told(descriptor, tools.report)
         md5 = await tools.disk.run(lambda: md5_of(chunks))
         tools.report(Hashed(remote.size % (HASHED_CHUNKS * READ_BYTES)))
@@ -280,7 +299,8 @@ async def check(decision: Check, tools: Tools) -> VerifiedBy | None:
                 )
                 break
             except DigestMismatchError:
-                return None
+                verified_by = None
+                break
             except HOLDS:
                 continue
             except ObjectError as error:
@@ -289,10 +309,11 @@ async def check(decision: Check, tools: Tools) -> VerifiedBy | None:
                     raise settled from error
             except TransientError as error:  # A server that hiccups is no reason to fetch what may be there.
                 await _wait(error, remote, patience, tools)
-        if verified_by is VerifiedBy.SIZE and decision.why is not Why.KNOWN_BY_SIZE:
+        if verified_by is None or (verified_by is VerifiedBy.SIZE and decision.why is not Why.KNOWN_BY_SIZE):
+            await tools.disk.run(lambda: destination.check_unchanged(descriptor, path, stamp))
             return None
-        await tools.disk.run(lambda: tools.destination.adopt(descriptor, remote.modified_ns))
-    return verified_by
+        adoption = await tools.disk.run(lambda: destination.adopt(descriptor, path, stamp, remote.modified_ns))
+    return verified_by, adoption
 
 
 def _told(descriptor: int, report: Report) -> Iterator[bytes]:

@@ -12,6 +12,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
+from .attributes import passed_on_by, set_mode, take_on
 from .model import LocalFile, LocalKind
 
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -23,6 +24,10 @@ class BlockedError(Exception):
     """A link, or something else that is no folder, is where a folder belongs."""
 
 
+class NameRefusedError(OSError):
+    """The file system has no such file for a name that is to be made, though the folder is there: it refuses the name."""
+
+
 class Walk:
     """A pass over folders below a root. Folders entered in sorted order are opened once.
 
@@ -32,12 +37,19 @@ class Walk:
         root_fd: The folder below which everything happens. It is not closed.
         create_mode: Make missing folders, with this mode whatever the umask; None to report them as missing.
         on_leave: Called with the descriptor of each folder that something was made in, before it is closed.
+        passes_on: Give the folders that are made what the default ACL above them gives, and not only what the mode says.
     """
 
     def __init__(
-        self, root_fd: int, *, create_mode: int | None = None, on_leave: Callable[[int], None] | None = None
+        self,
+        root_fd: int,
+        *,
+        create_mode: int | None = None,
+        on_leave: Callable[[int], None] | None = None,
+        passes_on: bool = False,
     ) -> None:
         self._root_fd = root_fd
+        self._passes_on = passes_on
         self._create_mode = create_mode
         self._on_leave = on_leave
         self._open: list[tuple[str, int]] = []
@@ -82,11 +94,16 @@ class Walk:
         except FileNotFoundError:
             if self._create_mode is None:
                 raise
-        with suppress(FileExistsError):  # Somebody else may have made it just now.
-            os.mkdir(name_bytes(name), self._create_mode, dir_fd=parent_fd)
-        descriptor = _open_folder(name, parent_fd)
         try:
-            os.fchmod(descriptor, self._create_mode)
+            with suppress(FileExistsError):  # Another process may have made it just now.
+                os.mkdir(name_bytes(name), self._create_mode, dir_fd=parent_fd)
+            descriptor = _open_folder(name, parent_fd)
+        except FileNotFoundError as error:
+            raise refused_name(error, name, parent_fd) from error
+        try:
+            set_mode(descriptor, self._create_mode)
+            if self._passes_on and (passed := passed_on_by(descriptor)).acl is not None:
+                take_on(descriptor, self._create_mode, passed)
             if self._on_leave is not None:
                 self._on_leave(parent_fd)  # The new folder's name is an entry of its parent.
         except BaseException:
@@ -107,6 +124,13 @@ class Walk:
 def name_bytes(name: str) -> bytes:
     """Return a name of the tree as it stands on disk: in UTF-8, as in the bucket, and not in this process's encoding of names."""
     return name.encode()
+
+
+def refused_name(error: FileNotFoundError, name: str, folder_fd: int) -> OSError:
+    """Return what it means that nothing can be made under a name: that the folder is gone, or that the name is refused."""
+    if os.fstat(folder_fd).st_nlink == 0:
+        return error
+    return NameRefusedError(error.errno, error.strerror, name)
 
 
 def close_folder(descriptor: int) -> None:

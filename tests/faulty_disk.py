@@ -17,7 +17,21 @@ from typing import Any, Protocol
 
 import pytest
 
-MODULES = ("staging", "walk", "durability", "destination", "diagnosis", "reserve", "sqlitefile", "transfer")
+MODULES = (
+    *(
+        "attributes",
+        "traits",
+        "reading",
+        "tree",
+        "staging",
+        "walk",
+        "durability",
+        "destination",
+        "diagnosis",
+        "reserve",
+    ),
+    *("sqlitefile", "transfer"),
+)
 COUNTED = {
     *("open", "close", "dup", "stat", "fstat", "listdir", "pread", "preadv", "write", "pwrite", "ftruncate", "lseek"),
     *("utime", "fchmod", "mkdir", "rename", "unlink", "fsync", "posix_fallocate"),

@@ -289,8 +289,8 @@ GUARDS = (
     Guard(
         "a file that only its size speaks for is not adopted",
         "transfer.py",
-        "if verified_by is VerifiedBy.SIZE and decision.why is not Why.KNOWN_BY_SIZE:",
-        "if False:",
+        "or (verified_by is VerifiedBy.SIZE and decision.why is not Why.KNOWN_BY_SIZE)",
+        "",
         "test_proof.py::test_a_file_that_nothing_proves_is_fetched_and_if_it_is_equal_not_set_aside",
     ),
     Guard(
@@ -303,7 +303,7 @@ GUARDS = (
     Guard(
         "a file that was touched is looked at again",
         "decisions.py",
-        "local.size == record.size and local.modified_ns == record.modified_ns:",
+        "local.size == record.size and local.modified_ns == record.file_ns:",
         "local.size == record.size:",
         "test_decisions.py::test_a_touched_file_of_the_same_size_is_checked_whatever_its_etag",
     ),
@@ -423,8 +423,8 @@ GUARDS = (
     Guard(
         "nothing is recorded that did not get its name",
         "commit.py",
-        "else _final(ending, next(refusals))",
-        "else ending.outcome",
+        "(_final(ending, refusal), ending.mtime_ns)",
+        "(ending.outcome, ending.mtime_ns)",
         "test_pipeline.py::test_what_cannot_get_its_name_in_the_end_is_not_recorded",
     ),
     Guard(
@@ -453,7 +453,7 @@ GUARDS = (
     Guard(
         "what the file system says of itself ends the run",
         "destination.py",
-        "if isinstance(error, FlushError) or error.errno not in _OF_ONE_NAME | FULL:",
+        "if isinstance(error, FlushError) or not (is_of_one_name(error) or error.errno in FULL):",
         "if False:",
         "test_destination.py::test_what_the_file_system_says_of_itself_ends_the_run",
     ),
@@ -516,8 +516,8 @@ GUARDS = (
     Guard(
         "a signal that asks for something ends no command that is still being loaded",
         "cli/main.py",
-        "going_to(end_at_once, ENDING)",
-        "going_to(end_at_once)",
+        "going_to(end_unbegun, ENDING)",
+        "going_to(end_unbegun)",
         "test_kill.py::test_before_the_first_and_after_the_last_words_no_signal_that_asks_for_something_ends_the_process",
     ),
     Guard(
@@ -925,16 +925,16 @@ GUARDS = (
     ),
     Guard(
         "links: no file is read through one",
-        "destination.py",
+        "reading.py",
         "_READ_FLAGS = os.O_RDONLY | os.O_NOFOLLOW |",
         "_READ_FLAGS = os.O_RDONLY |",
         "test_destination.py::test_no_file_is_read_through_a_link",
     ),
     Guard(
         "links: no mtime is set through one",
-        "destination.py",
-        "dir_fd=walk.enter(path[:-1]), follow_symlinks=False",
-        "dir_fd=walk.enter(path[:-1])",
+        "reading.py",
+        "os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK",
+        "os.O_RDONLY | os.O_NONBLOCK",
         "test_destination.py::test_no_mtime_is_set_through_a_link",
     ),
     Guard(
@@ -954,14 +954,14 @@ GUARDS = (
     Guard(
         "modes: files are private whatever the umask",
         "staging.py",
-        "os.fchmod(self._fd, self._staging.file_mode)",
+        "set_mode(self._fd, self._staging.file_mode)",
         "pass",
         "test_destination.py::test_modes_are_what_was_asked_for_whatever_the_umask",
     ),
     Guard(
         "modes: folders are private whatever the umask",
         "walk.py",
-        "os.fchmod(descriptor, self._create_mode)",
+        "set_mode(descriptor, self._create_mode)",
         "pass",
         "test_destination.py::test_modes_are_what_was_asked_for_whatever_the_umask",
     ),
@@ -975,15 +975,15 @@ GUARDS = (
     Guard(
         "modes: an adopted file becomes private",
         "destination.py",
-        "os.fchmod(descriptor, self._settings.file_mode)",
-        "pass",
+        "is_set = set_mode(descriptor, mode)",
+        "is_set = True",
         "test_pipeline.py::test_adopted_files_get_the_mode_and_the_time_of_fetched_ones",
     ),
     Guard(
         "modes: the journal is private whatever the umask",
         "sqlitefile.py",
-        "os.fchmod(descriptor, 0o600)",
-        "os.fchmod(descriptor, 0o644)",
+        "set_mode(descriptor, 0o600)",
+        "set_mode(descriptor, 0o644)",
         "test_journal.py::test_nobody_else_may_read_it_whatever_the_umask",
     ),
     # The journal.
@@ -1110,8 +1110,8 @@ GUARDS = (
     Guard(
         "status: no run is turned away by whoever reads",
         "holdings.py",
-        "?mode=ro&immutable=1",
-        "?mode=ro",
+        "mode=ro&immutable=1",
+        "mode=ro",
         "test_status.py::test_a_run_that_begins_while_one_reads_makes_what_was_read_nothing",
     ),
     Guard(
@@ -1245,8 +1245,8 @@ GUARDS = (
     Guard(
         "records: one that is made is for its owner alone",
         "cli/records/files.py",
-        "_APPEND | _NEW | os.O_NOFOLLOW, 0o600)\n        os.fchmod(descriptor, 0o600)",
-        "_APPEND | _NEW | os.O_NOFOLLOW, 0o600)\n        os.fchmod(descriptor, 0o644)",
+        "_APPEND | _NEW | os.O_NOFOLLOW, 0o600)\n        set_mode(descriptor, 0o600)",
+        "_APPEND | _NEW | os.O_NOFOLLOW, 0o600)\n        set_mode(descriptor, 0o644)",
         "test_records.py::test_a_record_is_for_its_owner_alone_whatever_the_umask",
     ),
     Guard(
@@ -1614,7 +1614,7 @@ GUARDS = (
         "if is_whole and journal.failures.any:",
         "if journal.failures.any:",
         "test_failures.py::test_what_a_listing_lacks_that_is_doubted_is_not_forgotten",
-    # Names and text, slow listeners, limits of the machine.
+    ),
     Guard(
         "encoding: another locale's is not used",
         "cli/main.py",
@@ -1726,6 +1726,137 @@ GUARDS = (
         "free.bytes < min(BYTES_MIN, missing_bytes)",
         "free.bytes < BYTES_MIN",
         "test_doctor_judgement.py::test_little_room_is_enough_for_little_that_is_still_to_come",
+    ),
+    Guard(
+        "a file that was written while it was hashed is not adopted",
+        "reading.py",
+        "if stamp_of(descriptor) != stamp or not leads_to(walk, path, stamp):",
+        "if False:",
+        "test_file_systems.py::test_a_file_that_changes_while_it_is_hashed_is_never_taken_for_what_it_was",
+    ),
+    Guard(
+        "a file that was written when it got its time is not adopted",
+        "reading.py",
+        "if after.size != stamp.size or abs(",
+        "if False and abs(",
+        "test_file_systems.py::test_a_file_that_changes_while_it_is_hashed_is_never_taken_for_what_it_was",
+    ),
+    Guard(
+        "a file that is found to differ was not written meanwhile",
+        "transfer.py",
+        "await tools.disk.run(lambda: destination.check_unchanged(descriptor, path, stamp))",
+        "pass",
+        "test_file_systems.py::test_a_file_that_changes_each_time_that_it_is_hashed_fails_by_name_and_stays",
+    ),
+    Guard(
+        "a file that was written while it was compared is set aside",
+        "reading.py",
+        "return stamp_of(descriptor) == stamp and leads_to(walk, (name,), stamp)",
+        "return True",
+        "test_file_systems.py::test_a_file_that_changes_while_it_is_compared_is_set_aside_and_not_overwritten",
+    ),
+    Guard(
+        "a file that changed since it was looked at gets no newer time",
+        "destination.py",
+        "if (stamp.size, stamp.modified_ns) != (found.size, found.modified_ns):",
+        "if False:",
+        "test_file_systems.py::test_a_file_that_changes_before_it_gets_a_newer_time_is_looked_at_by_the_next_run",
+    ),
+    Guard(
+        "a mode that is refused fails nothing",
+        "attributes.py",
+        "if error.errno not in REFUSALS:",
+        "if True:",
+        "test_file_systems.py::test_a_file_system_that_keeps_less_gets_every_file_says_so_at_once_and_comes_to_rest",
+    ),
+    Guard(
+        "the mtime that a file got is what the next run expects",
+        "destination.py",
+        "staged.mtime_ns = sealed.modified_ns",
+        "pass",
+        "test_file_systems.py::test_a_file_system_that_keeps_less_gets_every_file_says_so_at_once_and_comes_to_rest",
+    ),
+    Guard(
+        "the mtime that an adopted file got is what the next run expects",
+        "commit.py",
+        "has_it = self.adoption or self.staged",
+        "has_it = self.staged",
+        "test_file_systems.py::test_a_file_system_that_keeps_less_gets_every_file_says_so_at_once_and_comes_to_rest",
+    ),
+    Guard(
+        "a folder keeps its setgid bit",
+        "attributes.py",
+        "found & stat.S_ISGID if stat.S_ISDIR(found) else 0",
+        "0",
+        "test_destination.py::test_a_folder_that_gets_another_mode_keeps_its_setgid_bit",
+    ),
+    Guard(
+        "a default ACL lets those in that it names",
+        "attributes.py",
+        "os.setxattr(descriptor, _ACL, acl)",
+        "pass",
+        "test_file_systems.py::test_users_that_a_default_acl_names_may_read_everything_below_and_nobody_else_may",
+    ),
+    Guard(
+        "a default ACL lets in nobody else",
+        "attributes.py",
+        "allowed & most.get(kind, 7)",
+        "allowed",
+        "test_file_systems.py::test_users_that_a_default_acl_names_may_read_everything_below_and_nobody_else_may",
+    ),
+    Guard(
+        "a name that is refused with ENOENT is that object's failure",
+        "destination.py",
+        "raise refused_name(error, name, folder_fd) from error",
+        "raise",
+        "test_file_systems.py::test_a_name_that_is_refused_fails_its_own_object_on_every_run_and_no_other",
+    ),
+    Guard(
+        "what finds no room is left over",
+        "destination.py",
+        "kind = NoRoomError if error.errno in FULL else ObjectError",
+        "kind = ObjectError",
+        "test_file_systems.py::test_a_disk_without_room_for_more_files_is_full_and_no_object_is_named_as_failed",
+    ),
+    Guard(
+        "a damaged journal has another name before it is unlocked",
+        "journal.py",
+        """                set_aside(self._path)
+            self._connection.close()
+""",
+        """                self._connection.close()
+                set_aside(self._path)
+            self._connection.close()
+""",
+        "test_journal.py::test_while_a_damaged_journal_is_set_aside_there_is_never_a_second_run",
+    ),
+    Guard(
+        "no journal is set aside that another run has begun",
+        "journal.py",
+        "journal = _unless_damaged(opened)  # Another",
+        "journal = None  # Another",
+        "test_journal.py::test_a_run_that_found_damage_does_not_set_aside_what_another_has_begun_since",
+    ),
+    Guard(
+        "the lock is that of the journal that has the name",
+        "sqlitefile.py",
+        "if path.stat().st_ino == before.st_ino:",
+        "if True:",
+        "test_journal.py::test_a_run_that_got_the_lock_of_a_journal_that_was_set_aside_meanwhile_takes_the_new_one",
+    ),
+    Guard(
+        "nothing that is set aside is overwritten",
+        "sqlitefile.py",
+        "os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))",
+        "os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))",
+        "test_journal.py::test_what_is_set_aside_in_the_same_second_is_all_kept",
+    ),
+    Guard(
+        "a disk that fails is not said to have no locks",
+        "sqlitefile.py",
+        "return error.errno in _LOCKLESS",
+        "return True",
+        "test_journal.py::test_where_no_lock_can_be_had_that_is_said_and_of_a_disk_that_fails_it_is_not",
     ),
 )
 

@@ -48,7 +48,7 @@ class Version(NamedTuple):
 
 
 _SHOWN = "SELECT key, size, etag FROM objects"
-_HIDDEN = "SELECT prefix || name, modified, unflushed FROM object JOIN folder ON folder.id = object.folder"
+_HIDDEN = "SELECT prefix || name, coalesce(mtime, modified * 1000000), unflushed FROM object JOIN folder ON folder.id = object.folder"
 """What the view does not show. To join it with the view by key would compare each object with all others."""
 
 Objects = Mapping[str, bytes | Collection[Version]]
@@ -84,7 +84,7 @@ def _rows(dest: Path) -> dict[str, tuple[int, str, int, bool]]:
             assert journal.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
             if journal.execute("PRAGMA user_version").fetchone() == (0,):
                 return {}  # Made, and not yet furnished.
-            hidden = {key: (modified * 1_000_000, bool(run)) for key, modified, run in journal.execute(_HIDDEN)}
+            hidden = {key: (modified_ns, bool(run)) for key, modified_ns, run in journal.execute(_HIDDEN)}
             return {key: (size, etag, *hidden[key]) for key, size, etag in journal.execute(_SHOWN)}
 
 

@@ -19,8 +19,8 @@ LINES_MAX = 450
 # `nccid_fetch` itself is the door: it names what is public, loads it when it is asked for, and has no rank.
 RANKS = (
     (
-        *("adaptive", "clock", "digests", "disk", "errors", "filesystem", "reserve", "schema", "slots"),
-        *("streams", "tasks", "units", "warehouse"),
+        *("adaptive", "attributes", "clock", "digests", "disk", "errors", "filesystem", "reserve", "schema"),
+        *("slots", "streams", "tasks", "units", "warehouse"),
         *("cli", "cli.awsfiles", "cli.help", "cli.records", "cli.records.times"),
         *("demo.clinical",),
         *("doctor", "doctor.in_time"),
@@ -29,30 +29,30 @@ RANKS = (
     (
         *("cli.completion", "cli.configfile", "cli.records.files", "cli.signals"),
         *("demo",),
-        *("durability", "keys", "machine", "model", "retry", "sqlitefile", "timetable"),
+        *("durability", "keys", "machine", "model", "retry", "timetable"),
         *("store.reactor",),
     ),
     (
         *("cli.origins", "cli.records.outlet"),
         *("demo.synthetic",),
-        *("diagnosis", "events", "failures", "settings", "shards", "staging", "walk"),
+        *("diagnosis", "events", "rows", "settings", "shards", "sqlitefile", "staging", "walk"),
         *("store.answers", "store.protocol", "store.strict"),
     ),
     (
-        *("bandwidth", "decisions", "governor", "journal", "planfile", "ranges", "room", "stopping"),
-        *("summary",),
+        *("bandwidth", "decisions", "failures", "governor", "planfile", "ranges", "reading", "room"),
+        *("stopping", "summary", "traits", "tree"),
         *("cli.flags", "cli.usage"),
         *("demo.server",),
         *("doctor.findings",),
     ),
     (
-        *("admission", "destination", "holdings", "hours", "progress"),
+        *("admission", "destination", "hours", "journal", "progress"),
         *("cli.options", "cli.records.metrics", "cli.records.stream"),
         *("store.session",),
     ),
     (
         *("cli.output",),
-        *("commit", "foresight", "planning", "status"),
+        *("commit", "foresight", "holdings", "planning", "status"),
         *("store.fast", "store.identity", "store.pages", "store.reference", "store.witness"),
     ),
     (

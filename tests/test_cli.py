@@ -394,6 +394,13 @@ def test_quiet_says_nothing_when_all_is_well(cli: Cli, s3: ScriptedS3, dest: Pat
     assert cli("ls", "ct/none", "--format", "quiet") == Finished(0, "", "")
 
 
+def test_what_an_earlier_run_knew_by_size_alone_is_counted(cli: Cli, s3: ScriptedS3, dest: Path) -> None:
+    s3.put("training/data/Covid0001/status_2021-01-02.json", b"{}", etag="of another kind")
+    assert cli("get", "data", "--dest", dest).code == 0
+    ended = cli("get", "data", "--dest", dest, "--require-verified", "--format", "quiet")
+    assert (ended.code, ended.errors) == (3, ["error: 1 object could be proved by size alone"])
+
+
 @pytest.mark.parametrize(
     ("code", "command", "arrange"),
     [

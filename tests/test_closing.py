@@ -84,6 +84,14 @@ def came(objects: list[RemoteObject], proof: VerifiedBy = VerifiedBy.MD5) -> lis
             "Complete: 1 object, 500 KB, all in place already",
         ),
         (came(remotes(3), VerifiedBy.SIZE), 0, "Complete: 3 objects, 1.5 MB, 3 known by size alone"),
+        (
+            [
+                PagePlanned("ct", [Skip(remote) for remote in remotes(2)], known_by_size=2),
+                ListingEnded("ct", PartState.COMPLETE),
+            ],
+            3,
+            "Not proved: 2 of 2 objects, 1.0 MB, are known by size alone",
+        ),
         (came(remotes(3), VerifiedBy.SIZE), 3, "Not proved: 3 of 3 objects, 1.5 MB, are known by size alone"),
         (
             [*came(remotes(2)), Committed([Adopted(remotes(1)[0], VerifiedBy.MULTIPART_MD5)])],

@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nccid_fetch.decisions import IN_THE_WAY, KEPT, Nesting, decide, displace, refute
+from nccid_fetch.decisions import KEPT, Nesting, decide, displace, refute
 from nccid_fetch.errors import Reason
 from nccid_fetch.model import (
+    IN_THE_WAY,
     Check,
     Decision,
     ETag,
@@ -113,6 +114,16 @@ def test_an_equal_etag_with_another_size_is_another_version(existing: Existing) 
 @every_existing
 def test_a_file_as_recorded_with_an_equal_etag_is_skipped(existing: Existing) -> None:
     assert decide(REMOTE, RECORD, AS_RECORDED, existing) == Skip(REMOTE)
+
+
+@every_existing
+def test_a_file_is_as_recorded_if_it_has_the_time_that_its_file_system_gave_it(existing: Existing) -> None:
+    coarse = RECORD._replace(mtime_ns=NOW - 5)
+    assert decide(REMOTE, coarse, AS_RECORDED._replace(modified_ns=NOW - 5), existing) == Skip(REMOTE)
+    assert decide(REMOTE, coarse, AS_RECORDED, existing) == Check(REMOTE, Why.LOCALLY_CHANGED, AS_RECORDED)
+    doubted = coarse._replace(in_doubt=True)
+    cut_short = AS_RECORDED._replace(size=0, modified_ns=NOW - 5)
+    assert decide(REMOTE, doubted, cut_short, existing) == Fetch(REMOTE, Why.IN_DOUBT, replaces=cut_short)
 
 
 @every_existing

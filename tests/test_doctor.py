@@ -20,12 +20,12 @@ from typing import Any
 import pytest
 
 from nccid_fetch.clock import Clock
-from nccid_fetch.destination import folds_names
 from nccid_fetch.doctor import premises
 from nccid_fetch.doctor.examination import examine
 from nccid_fetch.journal import Journal
 from nccid_fetch.model import Space
 from nccid_fetch.settings import Source
+from nccid_fetch.traits import Traits, find_traits
 from nccid_fetch.warehouse import BUCKET, PARTS
 
 from . import snapshots
@@ -68,7 +68,7 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     """Run a command line in this process, on a machine that has all that a run needs."""
     monkeypatch.setattr("nccid_fetch.doctor.premises.space_of", lambda _: PLENTY)
     monkeypatch.setattr("nccid_fetch.doctor.premises.remote_name", lambda _: None)
-    monkeypatch.setattr("nccid_fetch.doctor.premises.folds_names", lambda _: False)
+    monkeypatch.setattr("nccid_fetch.doctor.premises.find_traits", lambda *_: Traits())
     monkeypatch.setattr("nccid_fetch.cli.doctor.raise_descriptor_limit", lambda: 8192)
     # A machine may be busy with other work.
     for bound in ("ANSWER_SECONDS", "CREDENTIALS_SECONDS", "ACCESS_SECONDS", "DISK_SECONDS"):
@@ -300,7 +300,7 @@ def everything(folder: Path) -> dict[str, tuple[int, ...]]:
 def test_nothing_is_changed_and_no_destination_is_made(
     cli: Cli, s3: ScriptedS3, dest: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nccid_fetch.doctor.premises.folds_names", folds_names)  # Which makes a file to find out.
+    monkeypatch.setattr("nccid_fetch.doctor.premises.find_traits", find_traits)  # Which makes a file to find out.
     before = everything(dest)
     assert cli("doctor", "--dest", dest / "new" / "one").code == 0
     assert everything(dest) == before

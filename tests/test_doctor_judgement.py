@@ -1,6 +1,7 @@
 """What `doctor` sees, and what it makes of it: each examination by itself."""
 
 import asyncio
+import errno
 import os
 import sqlite3
 import subprocess
@@ -23,6 +24,7 @@ from nccid_fetch.doctor.judge_destination import EVERYTHING_BYTES, findings_of
 from nccid_fetch.doctor.premises import Premises, look_at
 from nccid_fetch.doctor.records import Damaged, Healthy, Held, Newer, health_of
 from nccid_fetch.errors import CredentialsError, EndpointError, UntrustedError
+from nccid_fetch.filesystem import user_name
 from nccid_fetch.journal import Journal
 from nccid_fetch.model import ETag, Record, Space, VerifiedBy
 from nccid_fetch.schema import VERSION
@@ -31,6 +33,7 @@ from nccid_fetch.store import programs
 from nccid_fetch.store.identity import Identity, account_of, identity_of, is_aws, method_of, region_origin, shortened
 from nccid_fetch.store.session import open_session
 from nccid_fetch.store.witness import Answered, Encryption, Witness
+from nccid_fetch.traits import Traits, modes_text
 
 from .catalogue import fault
 from .conftest import run
@@ -38,7 +41,7 @@ from .conftest import run
 SOURCE, DEST = Source(), Path("/data/nccid")
 ASKER = Asker(source=SOURCE, dest=DEST, method="env", url="https://s3.example.org/bucket")
 NOW = datetime(2026, 11, 25, 18, tzinfo=UTC)
-GOOD = Premises(is_there=True, nearest=DEST, space=Space(10 * EVERYTHING_BYTES, None), mode=0o700, folds=False)
+GOOD = Premises(is_there=True, nearest=DEST, space=Space(10 * EVERYTHING_BYTES, None), mode=0o700, traits=Traits())
 
 
 def judged(seen: Premises, open_files: int | None = 8192, **source: Any) -> dict[str, Finding]:
@@ -309,8 +312,12 @@ def test_a_good_destination_has_nothing_but_well() -> None:
         ({"space": Space(10 * EVERYTHING_BYTES, 1000)}, "files", State.NOTE, "nccid-fetch plan --dest /data/nccid"),
         ({"mode": 0o701}, "permissions", State.PROBLEM, "chmod 700 /data/nccid"),
         ({"mode": 0o750}, "permissions", State.NOTE, "chmod 700 /data/nccid"),
+        ({"mode": 0o701, "owner": "root"}, "permissions", State.PROBLEM, "ls -ld /data/nccid"),
+        ({"mode": 0o777, "traits": Traits(mode=0o777)}, "permissions", State.NOTE, "findmnt --target /data/nccid"),
+        ({"traits": Traits(mode=0o755, refusal="no")}, "permissions", State.NOTE, "findmnt --target /data/nccid"),
+        ({"traits": Traits(keeps_times=False)}, "times", State.NOTE, "findmnt --target /data/nccid"),
         ({"remote": "NFS"}, "file system", State.NOTE, "df -hT /data/nccid"),
-        ({"folds": True}, "names", State.NOTE, "nccid-fetch plan --dest /data/nccid"),
+        ({"traits": Traits(folds=True)}, "names", State.NOTE, "nccid-fetch plan --dest /data/nccid"),
         ({"name_bytes_max": 143}, "names", State.NOTE, "getconf NAME_MAX /data/nccid"),
         ({"unreadable": ("no", None)}, "journal", State.PROBLEM, "ls -la /data/nccid/.nccid-fetch"),
         ({"health": Held()}, "journal", State.NOTE, "nccid-fetch status --dest /data/nccid"),
@@ -323,6 +330,38 @@ def test_what_a_destinations_state_means(seen: dict[str, Any], what: str, state:
     found = judged(replace(GOOD, **seen))[what]
     assert (found.state, found.command) == (state, command)
     assert found.hint
+
+
+@fault(139)
+@pytest.mark.parametrize("is_there", [True, False])
+def test_modes_that_are_not_kept_are_found_out_as_a_run_does_and_no_chmod_is_advised(
+    dest: Path, monkeypatch: pytest.MonkeyPatch, *, is_there: bool
+) -> None:
+    if is_there:
+        dest.mkdir()
+
+    def refused(descriptor: int, mode: int) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "fchmod", refused)
+    seen = look_at(dest)
+    assert (seen.refusal, seen.traits) == (None, Traits(refusal="Operation not permitted"))
+    found = judged(seen)["permissions"]
+    assert (found.state, found.found) == (State.OK, modes_text(Traits(refusal="Operation not permitted")))
+    assert all("chmod" not in str(finding) for finding in judged(seen).values())
+
+
+@fault(142)
+def test_a_state_folder_of_another_user_is_said_to_be_that(dest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (dest / ".nccid-fetch").mkdir(parents=True)
+    owner = user_name(dest.stat().st_uid)
+
+    def refused(*_: object, **__: object) -> int:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr("nccid_fetch.doctor.premises.tempfile.TemporaryFile", refused)
+    monkeypatch.setattr("nccid_fetch.doctor.premises.os.geteuid", lambda: 4321)
+    assert look_at(dest).refusal == f".nccid-fetch in it belongs to {owner}"
 
 
 def test_a_plan_is_asked_of_the_same_source_as_the_doctor() -> None:
@@ -404,7 +443,7 @@ def test_a_destination_that_may_not_be_written_is_not_tried(dest: Path, monkeypa
     dest.mkdir()
     monkeypatch.setattr(os, "access", lambda *_: False)
     seen = look_at(dest)
-    assert (seen.refusal, seen.folds) == ("it may not be written", None)
+    assert (seen.refusal, seen.traits) == ("it may not be written", None)
 
 
 @pytest.mark.parametrize("has_state", [True, False])
@@ -414,11 +453,11 @@ def test_what_is_tried_is_tried_in_the_state_folder_and_never_in_the_tree(
     (dest / ".nccid-fetch").mkdir(parents=True) if has_state else dest.mkdir()
     tried = []
 
-    def try_names(folder_fd: int) -> bool:
+    def try_it(folder_fd: int, wanted: int) -> Traits:
         tried.append(os.path.samestat(os.fstat(folder_fd), (dest / ".nccid-fetch").stat()))
-        return False
+        return Traits(wanted=wanted)
 
-    monkeypatch.setattr("nccid_fetch.doctor.premises.folds_names", try_names)
+    monkeypatch.setattr("nccid_fetch.doctor.premises.find_traits", try_it)
     look_at(dest)
     assert tried == [True]
     assert (dest / ".nccid-fetch").exists() == has_state

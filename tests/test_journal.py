@@ -1,5 +1,6 @@
 """The journal: what it remembers, who may hold it, and what is left of it after a kill, damage or a full disk."""
 
+import errno
 import os
 import shutil
 import signal
@@ -10,22 +11,26 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from datetime import datetime
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nccid_fetch import journal as module
-from nccid_fetch import schema
+from nccid_fetch import schema, sqlitefile
 from nccid_fetch.errors import DestinationBusyError, DestinationError, Reason, UsageError
 from nccid_fetch.failures import UNLISTED
+from nccid_fetch.filesystem import user_name
 from nccid_fetch.journal import Journal
 from nccid_fetch.keys import STATE_FOLDER
 from nccid_fetch.model import ETag, Record, VerifiedBy
 from nccid_fetch.schema import VERSION
 from nccid_fetch.settings import Durability
+from nccid_fetch.sqlitefile import alone, set_aside
 
 from .catalogue import fault
 
@@ -545,7 +550,7 @@ def test_opening_a_large_journal_does_no_more_work_than_opening_a_small_one(tmp_
         connection.execute("INSERT INTO folder (id, prefix) VALUES (1, 'training/ct/')")
         connection.execute(
             "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 200000)"
-            " INSERT INTO object SELECT 1, printf('%010d', i), 1, x'00', 1, 1, 0 FROM n"
+            " INSERT INTO object SELECT 1, printf('%010d', i), 1, x'00', 1, 1, 0, NULL FROM n"
         )
         connection.commit()
     assert steps_to_open(large) == steps_to_open(small) > 0
@@ -608,7 +613,9 @@ def test_a_change_of_version_that_breaks_off_changes_nothing(dest: Path, monkeyp
     old_journal(dest)
     before = schema_of(dest)
     with monkeypatch.context() as patch:
-        patch.setattr(module, "MIGRATION", {1: schema.MIGRATION[1] + "INSERT INTO nothing VALUES (1);"})
+        patch.setattr(
+            module, "MIGRATION", schema.MIGRATION | {1: schema.MIGRATION[1] + "INSERT INTO nothing VALUES (1);"}
+        )
         with pytest.raises(DestinationError), opened(dest):
             pass
     assert (schema_of(dest), rows_of(dest, "PRAGMA user_version")) == (before, [(1,)])
@@ -655,7 +662,7 @@ def test_a_newer_time_leaves_what_is_in_doubt_in_doubt(dest: Path) -> None:
     with opened(dest, boot="first") as journal, journal.run("all", [], Durability.NONE):
         journal.commit([("training/ct/a", RECORD)])
     with opened(dest, boot="first") as journal, journal.run("all", []):
-        journal.retime([("training/ct/a", NOW + 1_000_000)])
+        journal.retime([("training/ct/a", NOW + 1_000_000, NOW + 1_000_000)])
         assert journal.records(["training/ct/a"]) == {"training/ct/a": RECORD._replace(modified_ns=NOW + 1_000_000)}
     assert is_in_doubt(dest, "training/ct/a", "second")
 
@@ -692,10 +699,35 @@ def test_on_another_machines_file_system_there_is_no_wal_and_nothing_is_left_beh
 
 
 @fault(105)
-@pytest.mark.parametrize("code", [sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_IOERR_LOCK, sqlite3.SQLITE_IOERR_RDLOCK])
-def test_where_no_lock_can_be_had_that_is_said_and_no_other_run_is_blamed(
-    dest: Path, monkeypatch: pytest.MonkeyPatch, code: int
+@pytest.mark.parametrize(
+    ("code", "number", "hint"),
+    [
+        *(
+            (code, number, "its file system does not lock files")
+            for code in (
+                sqlite3.SQLITE_PROTOCOL,
+                sqlite3.SQLITE_IOERR_LOCK,
+                sqlite3.SQLITE_IOERR_RDLOCK,
+                sqlite3.SQLITE_BUSY,
+            )
+            for number in (errno.ENOLCK, errno.EOPNOTSUPP)
+        ),
+        (sqlite3.SQLITE_IOERR_LOCK, errno.EIO, "check the disk"),
+        (sqlite3.SQLITE_IOERR_RDLOCK, errno.EIO, "check the disk"),
+        (sqlite3.SQLITE_IOERR_READ, errno.EIO, "check the disk"),
+        (sqlite3.SQLITE_IOERR_LOCK, None, "check the disk"),
+        (sqlite3.SQLITE_CANTOPEN, errno.ENOLCK, "check the disk"),
+    ],
+)
+def test_where_no_lock_can_be_had_that_is_said_and_of_a_disk_that_fails_it_is_not(
+    dest: Path, monkeypatch: pytest.MonkeyPatch, code: int, number: int | None, hint: str
 ) -> None:
+    def lockf(*_: object) -> None:
+        if number is not None:
+            raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("nccid_fetch.sqlitefile.fcntl.lockf", lockf)
+
     def refused(*arguments: object, **options: object) -> sqlite3.Connection:
         error = sqlite3.OperationalError("locking protocol")
         error.sqlite_errorcode = code
@@ -704,7 +736,8 @@ def test_where_no_lock_can_be_had_that_is_said_and_no_other_run_is_blamed(
     monkeypatch.setattr("nccid_fetch.sqlitefile.sqlite3.connect", refused)
     with pytest.raises(DestinationError, match="locking protocol") as refusal, opened(dest):
         pass
-    assert "does not lock files" in (refusal.value.hint or "")
+    assert (refusal.value.hint or "").startswith(hint)
+    assert list((dest / STATE_FOLDER).glob("tmp*")) == []
 
 
 @fault(108)
@@ -771,14 +804,7 @@ def test_a_damaged_journal_is_set_aside_and_made_anew(dest: Path, damage: str) -
 
 @fault(101)
 def test_damage_that_shows_only_later_ends_the_run_with_a_way_out(dest: Path) -> None:
-    keys = [f"training/ct/{number:064}" for number in range(5000)]
-    with opened(dest) as journal:
-        journal.commit((key, RECORD) for key in keys)
-    path = Journal.path(dest)
-    data = bytearray(path.read_bytes())
-    for page in range(9 * 4096, len(data), 4096):
-        data[page : page + 16] = b"\xff" * 16
-    path.write_bytes(data)
+    keys = spoil(dest)
     with opened(dest) as journal, pytest.raises(DestinationError, match="is damaged") as failure:
         journal.records(keys)
     assert "the next run begins a new one" in (failure.value.hint or "")
@@ -788,6 +814,190 @@ def test_damage_that_shows_only_later_ends_the_run_with_a_way_out(dest: Path) ->
     assert len(damaged_files(dest)) == 1
     with opened(dest) as journal:
         assert journal.records(keys) == {}
+
+
+def spoil(dest: Path) -> list[str]:
+    """Damage a journal where only those who ask for its records see it; return the keys that it had."""
+    keys = [f"training/ct/{number:064}" for number in range(5000)]
+    with opened(dest) as journal:
+        journal.commit((key, RECORD) for key in keys)
+    path = Journal.path(dest)
+    data = bytearray(path.read_bytes())
+    for page in range(9 * 4096, len(data), 4096):
+        data[page : page + 16] = b"\xff" * 16
+    path.write_bytes(data)
+    return keys
+
+
+@fault(101, 143)
+@pytest.mark.parametrize("moment", ["before it has another name", "before it is closed"])
+def test_while_a_damaged_journal_is_set_aside_there_is_never_a_second_run(
+    dest: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """A run that waits for the lock must not get that of the journal which goes, and another one that of the new one."""
+    keys = spoil(dest)
+    second: list[str] = []
+    rename = Path.rename
+
+    def looking(path: Path, target: Path) -> Path:
+        if moment == "before it has another name":
+            second.append(in_another_process(dest))
+            return rename(path, target)
+        found = rename(path, target)
+        second.append(in_another_process(dest))
+        return found
+
+    monkeypatch.setattr(Path, "rename", looking)
+    with opened(dest) as journal, journal.run("get", []), pytest.raises(DestinationError, match="is damaged"):
+        journal.records(keys)
+    assert second == ["busy 75" if moment == "before it has another name" else "opened"]
+    monkeypatch.undo()
+    assert len(damaged_files(dest)) == 1
+    with opened(dest) as journal:
+        assert journal.records(keys) == {}
+
+
+@fault(101, 143)
+def test_a_new_journal_that_is_open_is_not_touched_when_the_damaged_one_is_closed(
+    dest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = spoil(dest)
+    opens: list[Journal] = []
+    rename = Path.rename
+
+    def begin_another(path: Path, target: Path) -> Path:
+        found = rename(path, target)
+        another = Journal.open(dest, bucket=BUCKET, group=GROUP, endpoint=ENDPOINT)
+        assert another is not None
+        another.commit([("training/ct/new", RECORD)])
+        opens.append(another)
+        return found
+
+    monkeypatch.setattr(Path, "rename", begin_another)
+    with opened(dest) as journal, journal.run("get", []), pytest.raises(DestinationError, match="is damaged"):
+        journal.records(keys)
+    monkeypatch.undo()
+    (another,) = opens
+    assert Journal.path(dest).with_name("journal.sqlite-wal").exists()
+    assert in_another_process(dest) == "busy 75"
+    another.commit([("training/ct/newer", RECORD)])
+    another.close()
+    assert rows_of(dest, "SELECT key FROM objects") == [("training/ct/new",), ("training/ct/newer",)]
+    assert rows_of(dest, "PRAGMA integrity_check") == [("ok",)]
+
+
+@fault(101, 143)
+def test_of_two_runs_that_find_the_same_damage_one_begins_and_the_other_is_turned_away(
+    dest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Journal.path(dest).write_bytes(b"this is a text\n" * 1000)
+    second: list[str] = []
+
+    def looking(path: Path) -> None:
+        second.append(in_another_process(dest))
+        set_aside(path)
+
+    monkeypatch.setattr(module, "set_aside", looking)
+    with opened(dest) as journal:
+        assert second == ["busy 75"]
+        assert in_another_process(dest) == "busy 75"
+        journal.commit([("training/ct/a", RECORD)])
+    assert len(damaged_files(dest)) == 1
+    assert rows_of(dest, "SELECT key FROM objects") == [("training/ct/a",)]
+
+
+@fault(101, 143)
+def test_a_run_that_found_damage_does_not_set_aside_what_another_has_begun_since(
+    dest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Journal.path(dest).write_bytes(b"this is a text\n" * 1000)
+    others: list[Journal] = []
+
+    @contextmanager
+    def late(folder: Path, place: Path) -> Iterator[None]:
+        monkeypatch.setattr(module, "alone", alone)
+        another = Journal.open(dest, bucket=BUCKET, group=GROUP, endpoint=ENDPOINT)
+        assert another is not None
+        others.append(another)
+        with alone(folder, place):
+            yield
+
+    monkeypatch.setattr(module, "alone", late)
+    with pytest.raises(DestinationBusyError), opened(dest):
+        pass
+    (another,) = others
+    another.commit([("training/ct/a", RECORD)])
+    another.close()
+    assert len(damaged_files(dest)) == 1
+    assert rows_of(dest, "SELECT key FROM objects") == [("training/ct/a",)]
+
+
+@fault(143)
+def test_a_run_that_got_the_lock_of_a_journal_that_was_set_aside_meanwhile_takes_the_new_one(
+    dest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(dest) as journal:
+        journal.commit([("training/ct/a", RECORD)])
+    connected = sqlitefile._connected
+
+    def late(path: Path, *, is_remote: bool) -> sqlite3.Connection:
+        connection = connected(path, is_remote=is_remote)
+        if not damaged_files(dest):
+            set_aside(path)
+        return connection
+
+    monkeypatch.setattr(sqlitefile, "_connected", late)
+    with opened(dest) as journal:
+        assert journal.records(["training/ct/a"]) == {}
+        monkeypatch.undo()
+        assert in_another_process(dest) == "busy 75"
+
+
+@fault(143)
+def test_what_is_set_aside_in_the_same_second_is_all_kept(dest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Noon(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return datetime(2026, 11, 30, 12, tzinfo=tz)
+
+    monkeypatch.setattr(sqlitefile, "datetime", Noon)
+    for content in (b"first", b"second", b"third"):
+        Journal.path(dest).write_bytes(content)
+        set_aside(Journal.path(dest))
+    name = "journal.sqlite.damaged-20261130T120000Z"
+    found = {path.name: path.read_bytes() for path in damaged_files(dest)}
+    assert found == {name: b"first", f"{name}-2": b"second", f"{name}-3": b"third"}
+
+
+@fault(142)
+@pytest.mark.parametrize("place", ["", "journal.sqlite"])
+def test_a_state_folder_of_another_user_is_named_as_that(
+    dest: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    with opened(dest):
+        pass
+    closed = Journal.path(dest).parent / place
+    lstat = Path.lstat
+
+    def refused(path: Path) -> os.stat_result:
+        if closed in path.parents:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return lstat(path)
+
+    def unopened(*_: object, **__: object) -> sqlite3.Connection:
+        error = sqlite3.OperationalError("unable to open database file")
+        error.sqlite_errorcode = sqlite3.SQLITE_CANTOPEN
+        raise error
+
+    monkeypatch.setattr(Path, "lstat", refused)
+    monkeypatch.setattr("nccid_fetch.sqlitefile.os.geteuid", lambda: 4321)
+    monkeypatch.setattr("nccid_fetch.sqlitefile.os.access", lambda *_: False)
+    monkeypatch.setattr("nccid_fetch.sqlitefile.sqlite3.connect", unopened)
+    with pytest.raises(DestinationError) as refusal, opened(dest):
+        pass
+    owner = user_name(closed.stat().st_uid)
+    assert str(refusal.value) == f"{closed} belongs to {owner}, and is closed to you"
+    assert "choose a --dest of your own" in (refusal.value.hint or "")
 
 
 def test_an_empty_file_is_a_journal_that_is_not_written_yet(dest: Path) -> None:

@@ -724,7 +724,7 @@ def test_of_twins_the_first_in_byte_order_wins_on_every_run(
     twins = ["training/data/A.json", "training/data/a.json", "training/data/\u00e9", "training/data/e\u0301"]
     for key in twins:
         s3.put(key, key.encode())
-    monkeypatch.setattr("nccid_fetch.destination.folds_names", lambda folder_fd: True)
+    monkeypatch.setattr("nccid_fetch.traits.folds_names", lambda *_: True)
     winners = {"training/data/A.json", "training/data/e\u0301"}
     for _ in range(2):
         run = fetch(s3, dest)

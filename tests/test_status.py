@@ -444,7 +444,7 @@ def test_a_disk_that_takes_no_status_hurts_nobody(dest: Path, monkeypatch: pytes
     run = Publishing(dest)
     run.beat()
     with monkeypatch.context() as patch:
-        patch.setattr("nccid_fetch.statusfile.os.fchmod", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
+        patch.setattr("nccid_fetch.statusfile.set_mode", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
         assert run.beat(10) is None
     assert [path.name for path in (dest / STATE_FOLDER).iterdir()] == [NAME], "half a status is not left behind"
     assert run.beat(10) is not None

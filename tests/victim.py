@@ -19,8 +19,9 @@ import nccid_fetch.cli.options
 import nccid_fetch.cli.runner
 import nccid_fetch.commit
 import nccid_fetch.transfer
-from nccid_fetch.destination import Destination, Tree
+from nccid_fetch.destination import Destination
 from nccid_fetch.journal import Journal
+from nccid_fetch.tree import Tree
 
 STEPS: dict[str, tuple[Any, str]] = {
     "publish": (Destination, "publish"),

@@ -72,8 +72,7 @@ def headline(summary: Summary) -> str:
     if summary.exit_code == 0:
         return f"Complete: {total}, {_how_proved(tally)}{missing}"
     if summary.exit_code == 3:
-        by_size = tally.verified[VerifiedBy.SIZE] + tally.known_by_size
-        return f"Not proved: {by_size:,} of {total}, are known by size alone{missing}"
+        return f"Not proved: {tally.unproved:,} of {total}, are known by size alone{missing}"
     at_least = "" if tally.listing_is_complete else "at least "
     return f"Incomplete: {_amount(_in_place(tally))}, in place of {at_least}{tally.listed.objects:,}{missing}"
 

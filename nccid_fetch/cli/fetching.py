@@ -1,7 +1,5 @@
 """`all`, `get` and `plan`: run, listen, sum up."""
 
-import shlex
-import stat
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import replace
@@ -117,24 +115,6 @@ def _within_limits(settings: Settings, *, quiet: bool) -> Settings:
     return limited
 
 
-def _warn_if_open(settings: Settings, *, quiet: bool) -> None:
-    """Say so if a folder that is there lets in whom one of our own making would not.
-
-    Not for the main thread: a disk that hangs must not keep it from hearing signals.
-    """
-    if quiet:
-        return
-    try:
-        mode = stat.S_IMODE(settings.dest.stat().st_mode)
-    except OSError:
-        return  # It is made with the right mode, or refused with a better reason.
-    if mode & 0o777 & ~settings.folder_mode:
-        note(
-            f"note: {settings.dest} is open to other users (mode {mode & 0o777:o}); to keep patients' data from them: "
-            f"chmod {settings.folder_mode:o} {shlex.quote(str(settings.dest))}"
-        )
-
-
 def plan(command: str, values: options.Values, records: Records, plan_file: PlanFile | None = None) -> None:
     """Carry out `plan`, or foresee what `all` or `get` does. Raises as `fetch` does."""
     source, settings = options.source_of(values), options.settings_of(values, values.get("parts") or ())
@@ -247,7 +227,6 @@ def _run(
     error: Exception | None = None
 
     async def followed_work() -> None:
-        _warn_if_open(settings, quiet=planned or spoken is Format.QUIET)
         async with audience(values, tally, records, listeners) as report:
             await work(report)
 

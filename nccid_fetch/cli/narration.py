@@ -14,6 +14,7 @@ from nccid_fetch.events import (
     ListingEnded,
     ListingRetrying,
     PartsKnown,
+    PlaceNoted,
     Received,
     Released,
     RemoteFound,
@@ -84,6 +85,8 @@ def sentences(event: Event) -> Iterator[Sentence]:  # noqa: C901, PLR0912 - a ca
         case RemoteFound(name):
             text = f"note: the destination is on {name}, where locks may not hold: start no second run over it"
             yield Sentence("info", text, Shown.UNLESS_QUIET)
+        case PlaceNoted(message):
+            yield Sentence("warning", f"note: {message}", Shown.UNLESS_QUIET)
         case PartsKnown(parts, states):
             told = ", ".join(f"{part} ({states[part]})" if part in states else part for part in parts)
             yield Sentence("info", f"parts: {told}", Shown.NEVER)

@@ -164,7 +164,7 @@ def _remarks(summary: Summary, *, raised: bool) -> Iterator[tuple[str, str]]:
         if not summary.planned:
             yield "hint", cut_short.hint
     if summary.exit_code == 3:
-        by_size = summary.tally.verified[VerifiedBy.SIZE] + summary.tally.known_by_size
+        by_size = summary.tally.unproved
         if by_size or not summary.planned:
             yield "error", f"{objects_text(by_size)} could be proved by size alone"
         else:

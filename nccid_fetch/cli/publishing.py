@@ -9,7 +9,7 @@ import typer
 
 from nccid_fetch import __version__
 from nccid_fetch.errors import message_of
-from nccid_fetch.events import DestinationOpened, Event, RemoteFound, Report, RoomShort
+from nccid_fetch.events import DestinationOpened, Event, PlaceNoted, RemoteFound, Report, RoomShort
 from nccid_fetch.progress import Meter
 from nccid_fetch.settings import Settings, Source
 from nccid_fetch.status import RunStatus, time_of
@@ -37,6 +37,8 @@ def warning_of(event: Event) -> str | None:
             return f"room is short: {needed} were planned when {size_text(free_bytes)}{files} were free"
         case RemoteFound(name):
             return f"it is on {name}, where locks may not hold: start no second run over it"
+        case PlaceNoted(message):
+            return message
     return None
 
 
@@ -80,7 +82,7 @@ def published(command: str, source: Source, settings: Settings, tally: Tally) ->
     def listen(event: Event) -> None:
         if isinstance(event, DestinationOpened):
             publisher.begin()
-        elif isinstance(event, RoomShort | RemoteFound) and (warning := warning_of(event)) is not None:
+        elif isinstance(event, RoomShort | RemoteFound | PlaceNoted) and (warning := warning_of(event)) is not None:
             warnings.append(warning)
 
     try:

@@ -8,6 +8,7 @@ less than 1 GB or 1,000 files are left         problem, unless what was last lis
 less than what was last listed takes is left   note; of everything, where nothing was listed yet
 others may enter it                            problem: they are patients' data
 its group may                                  note: `--group-readable` asks for that
+its file system keeps no modes, or no times    note; only how it is mounted can change that
 it is on another machine, or folds names       note
 fewer files than 64 objects need may be open   note; fewer than one object needs: problem
 another run holds it, the journal is damaged   note: the next run waits, or mends it
@@ -21,6 +22,7 @@ from pathlib import Path
 
 from ..keys import SEGMENT_BYTES_MAX
 from ..settings import OPEN_FILES_BESIDE, OPEN_FILES_PER_OBJECT, Settings, Source
+from ..traits import BY_GROUP, BY_OTHERS, TIMES_TEXT, Traits, modes_text
 from ..units import size_text
 from .findings import Area, Finding, State, again
 from .premises import Premises
@@ -34,7 +36,6 @@ _DESCRIPTORS = 8192
 """What allows as many objects in flight as anybody asks for."""
 _PLAN_SAYS = "plan says how much what you want is"
 _DEFAULT = Path("nccid-data")
-_BY_OTHERS, _BY_GROUP = 0o007, 0o070
 
 
 def findings_of(seen: Premises, source: Source, dest: Path, open_files: int | None) -> Iterator[Finding]:
@@ -51,12 +52,14 @@ def findings_of(seen: Premises, source: Source, dest: Path, open_files: int | No
         return
     yield _folder(seen, dest)
     yield from _space(seen, source, dest)
-    if seen.mode is not None:
-        yield _permissions(seen.mode, dest)
+    if seen.traits is not None and not seen.traits.keeps_modes:
+        yield _modes(seen.traits, seen.nearest)
+    elif seen.mode is not None:
+        yield _permissions(seen, seen.mode, dest)
     if seen.owner is not None:
         yield _noted(
             "owner",
-            f"{dest} belongs to {seen.owner}: files of theirs are left as they are, and fail",
+            f"{dest} belongs to {seen.owner}: files of theirs that are right are used as they are, others may not be replaced",
             "run it as that user, or give yourself the tree",
             f'sudo chown -R "$USER" {_quoted(dest)}',
         )
@@ -130,16 +133,16 @@ def _space(seen: Premises, source: Source, dest: Path) -> Iterator[Finding]:
         )
 
 
-def _permissions(mode: int, dest: Path) -> Finding:
-    command = f"chmod 700 {_quoted(dest)}"
-    if mode & _BY_OTHERS:
+def _permissions(seen: Premises, mode: int, dest: Path) -> Finding:
+    command = f"chmod 700 {_quoted(dest)}" if seen.owner is None else f"ls -ld {_quoted(dest)}"
+    if mode & BY_OTHERS:
         return _problem(
             "permissions",
             f"{dest} is open to every user of this machine (mode {mode:o})",
             "close it: they are patients' data",
             command,
         )
-    if mode & _BY_GROUP:
+    if mode & BY_GROUP:
         return _noted(
             "permissions",
             f"{dest} is open to its group (mode {mode:o})",
@@ -147,6 +150,15 @@ def _permissions(mode: int, dest: Path) -> Finding:
             command,
         )
     return _well("permissions", f"nobody else may enter {dest} (mode {mode:o})")
+
+
+def _modes(traits: Traits, nearest: Path) -> Finding:
+    """Say what modes files get. No chmod helps: who may read them is decided where it is mounted."""
+    command = f"findmnt --target {_quoted(nearest)}"
+    if traits.is_open:
+        hint = "have it mounted for you alone (umask=077; CIFS: file_mode=0600,dir_mode=0700), or choose another --dest"
+        return _noted("permissions", modes_text(traits), hint, command)
+    return _well("permissions", modes_text(traits))
 
 
 def _file_system(seen: Premises, source: Source, dest: Path) -> Iterator[Finding]:
@@ -159,7 +171,14 @@ def _file_system(seen: Premises, source: Source, dest: Path) -> Iterator[Finding
         )
     else:
         yield _well("file system", "it is on this machine")
-    if seen.folds:
+    if seen.traits is not None and not seen.traits.keeps_times:
+        yield _noted(
+            "times",
+            TIMES_TEXT,
+            "choose another --dest, if other tools are to go by the times",
+            f"findmnt --target {_quoted(seen.nearest)}",
+        )
+    if seen.traits is not None and seen.traits.folds:
         yield _noted(
             "names",
             "names that differ in case alone are one to it: of such twins one arrives, and the other is a conflict",

@@ -9,16 +9,17 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..destination import folds_names
 from ..diagnosis import FULL, nearest_present, space_of
 from ..errors import DestinationError
-from ..filesystem import remote_name, type_of
+from ..filesystem import remote_name, type_of, user_name
 from ..keys import SEGMENT_BYTES_MAX, STATE_FOLDER
 from ..model import Space
+from ..traits import Traits, find_traits
 from . import records
 from .records import Health
 
 _PROBE = bytes(4096)
+_FILE_MODE = 0o600
 _NOTHING = Space(0, None)
 
 
@@ -38,7 +39,7 @@ class Premises:
         mode: The permissions of the destination; None if it is not there.
         owner: Whose it is; None for ours.
         remote: What the file system is called, if it is or may be on another machine.
-        folds: Whether it takes names for the same that differ in case; None if that could not be tried.
+        traits: What it keeps of what it is given; None if that could not be tried.
         name_bytes_max: The longest name that it takes.
         health: The journal's; None if there is none.
         unreadable: Why the journal cannot be looked at, and what to do; None if it can.
@@ -55,7 +56,7 @@ class Premises:
     mode: int | None = None
     owner: str | None = None
     remote: str | None = None
-    folds: bool | None = None
+    traits: Traits | None = None
     name_bytes_max: int = SEGMENT_BYTES_MAX
     health: Health | None = None
     unreadable: tuple[str, str | None] | None = None
@@ -80,7 +81,7 @@ def look_at(dest: Path) -> Premises:
         is_read_only=bool(os.statvfs(nearest).f_flag & os.ST_RDONLY),
         space=space_of(dest),
         mode=stat.S_IMODE(found.st_mode) if is_there else None,
-        owner=_name_of(found.st_uid) if is_there and found.st_uid != os.geteuid() else None,
+        owner=user_name(found.st_uid) if is_there and found.st_uid != os.geteuid() else None,
         name_bytes_max=os.pathconf(nearest, "PC_NAME_MAX"),
     )
     descriptor = os.open(nearest, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -102,11 +103,20 @@ def _with_probe(seen: Premises) -> Premises:
                 os.fsync(file.fileno())
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
-                return replace(seen, folds=folds_names(descriptor))
+                return replace(seen, traits=find_traits(descriptor, _FILE_MODE))
             finally:
                 os.close(descriptor)
     except OSError as error:
-        return replace(seen, refusal=error.strerror or str(error), is_full=error.errno in FULL)
+        refusal = _owned_by_another(seen.nearest / STATE_FOLDER) if isinstance(error, PermissionError) else None
+        return replace(seen, refusal=refusal or error.strerror or str(error), is_full=error.errno in FULL)
+
+
+def _owned_by_another(folder: Path) -> str | None:
+    """Say whose the folder for state is, if it is not ours."""
+    with suppress(OSError):
+        if (owner := folder.lstat().st_uid) != os.geteuid():
+            return f"{folder.name} in it belongs to {user_name(owner)}"
+    return None
 
 
 @contextmanager
@@ -149,11 +159,3 @@ def _with_journal(seen: Premises, dest: Path) -> Premises:
     except (OSError, sqlite3.DatabaseError) as error:
         why = getattr(error, "strerror", None) or str(error)
         return replace(seen, unreadable=(f"the journal cannot be read: {why}", None))
-
-
-def _name_of(uid: int) -> str:
-    import pwd  # noqa: PLC0415 - not on every platform.
-
-    with suppress(KeyError):
-        return pwd.getpwuid(uid).pw_name
-    return str(uid)

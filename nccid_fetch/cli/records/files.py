@@ -25,6 +25,7 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import TextIO
 
+from nccid_fetch.attributes import set_mode
 from nccid_fetch.errors import DestinationError, UsageError
 from nccid_fetch.streams import STDOUT, descriptor_of
 
@@ -53,7 +54,7 @@ def open_to_append(path: Path) -> int:
         return special
     with suppress(FileExistsError):
         descriptor = os.open(path, _APPEND | _NEW | os.O_NOFOLLOW, 0o600)
-        os.fchmod(descriptor, 0o600)  # The umask may have taken the owner's own.
+        set_mode(descriptor, 0o600)  # The umask may have taken the owner's own.
         return descriptor
     try:
         descriptor = os.open(path, _APPEND | os.O_NOFOLLOW)

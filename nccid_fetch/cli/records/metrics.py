@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 
 from nccid_fetch import __version__
+from nccid_fetch.attributes import set_mode
 from nccid_fetch.events import Adopted, Committed, Event, Failed, Fetched, PagePlanned, PartsKnown, Wait
 from nccid_fetch.model import Skip
 from nccid_fetch.summary import REFUSALS, Tally
@@ -168,7 +169,7 @@ class Metrics:
         descriptor = os.open(waiting, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, MODE)
         try:
             try:
-                os.fchmod(descriptor, MODE)
+                set_mode(descriptor, MODE)
                 write_all(descriptor, text.encode())
             finally:
                 os.close(descriptor)
