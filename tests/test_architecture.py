@@ -32,11 +32,11 @@ RANKS = (
     ),
     (
         *("diagnosis", "events", "settings", "shards", "staging", "walk"),
-        *("cli.origins", "demo.synthetic", "store.answers", "store.protocol", "store.strict"),
+        *("cli.origins", "demo.synthetic", "store.answers", "store.protocol"),
     ),
     (
         *("bandwidth", "decisions", "governor", "journal", "planfile", "ranges", "room", "stopping"),
-        *("summary",),
+        *("summary", "store.strict"),
         *("cli.flags", "cli.usage", "demo.server", "doctor.findings"),
     ),
     (
