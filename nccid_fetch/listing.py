@@ -30,6 +30,8 @@ from .store.pages import Lister, Page
 FIRST_ATTEMPTS = 3
 FIRST_THROTTLED_SECONDS_MAX = 60.0
 """A run that has not begun does not wait long for an endpoint that is in trouble: somebody is there to see it."""
+FIRST_SECONDS_MAX = 20.0
+"""After so long no further attempt is made at what comes before a run: each may wait for `--stall`."""
 EMPTY_PAGES_MAX = 1000
 """S3 may answer with a page without keys where many were deleted, but not for ever."""
 
@@ -115,6 +117,7 @@ class Listing:
                 throttled_seconds_max=FIRST_THROTTLED_SECONDS_MAX,
             )
         )
+        began = self.clock.now()
         while True:
             try:
                 return await self.lister.page(
@@ -128,12 +131,13 @@ class Listing:
                 if is_gone and wait_for_endpoint:
                     continue
                 is_silent = is_gone and not (isinstance(error, ProxyError) and error.has_answered)
-                pause = None if is_silent else patience.after(error)
+                throttled = isinstance(error, ThrottledError)
+                is_late = not (wait_for_endpoint or throttled) and self.clock.now() - began > FIRST_SECONDS_MAX
+                pause = None if is_silent or is_late else patience.after(error)
                 if pause is None:
                     if isinstance(error, EndpointError):
                         raise
                     raise EndpointError(str(error), hint=error.hint) from error
-                throttled = isinstance(error, ThrottledError)
                 self.report(ListingRetrying(prefix, str(error), pause, throttled))
                 await self.clock.sleep(pause)
             except CredentialsError:

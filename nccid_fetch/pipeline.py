@@ -49,7 +49,7 @@ DENIED_MAX = 32
 """A part of which so many objects are denied, and none came, is given up."""
 EXHAUSTED_MAX = 16
 """When so many objects in a row used up their attempts, it is not the objects."""
-REDIRECTED_MAX = 4
+REDIRECTED_MAX = 3
 """When so many objects in a row were redirected, or two of different parts, and none ever came, it is not the objects."""
 MISMATCHED_MAX = 16
 """When so many objects are not what their ETags say, and none ever was, it is not the objects."""
@@ -67,7 +67,7 @@ class _Breaker:
     =============================================  ================================================
     one redirected object                          it failed
     two redirected ones of different parts, or     the run ends, unless an object ever came: then
-    four of one                                    each failed
+    three of one                                   each failed
     16 that used up their attempts, for whatever   the run ends
     reason
     =============================================  ================================================
@@ -133,7 +133,9 @@ class _Breaker:
         count = len(self.redirected)
         is_of_all = not self.has_proof and (len(set(self.redirected)) > 1 or count >= REDIRECTED_MAX)
         if is_of_all or count >= EXHAUSTED_MAX:
-            raise RedirectRefusedError(f"{count} objects in a row: {cause}", cause.meaning.hint)
+            raise RedirectRefusedError(
+                f"{count} objects in a row were redirected, as from a wrong region: {cause}", cause.meaning.hint
+            )
 
 
 @dataclass(slots=True)

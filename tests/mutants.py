@@ -1553,6 +1553,13 @@ GUARDS = (
         "test_intermediaries.py::test_a_proxy_that_refuses_is_asked_again_before_a_run_is_given_up",
     ),
     Guard(
+        "a first listing that takes long to fail is not asked for again and again",
+        "listing.py",
+        "pause = None if is_silent or is_late else patience.after(error)",
+        "pause = None if is_silent else patience.after(error)",
+        "test_intermediaries.py::test_a_first_listing_that_takes_long_to_fail_is_not_asked_for_three_times",
+    ),
+    Guard(
         "a proxy that is silent after CONNECT is given up",
         "store/strict.py",
         'options["timeout"] = _with_proxy(self._session.timeout)',

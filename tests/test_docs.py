@@ -10,6 +10,7 @@ import pytest
 from nccid_fetch.errors import Reason
 from nccid_fetch.model import VerifiedBy
 
+from .catalogue import TITLES
 from .docs import commands
 from .reference import COMMAND_LINE, command_line
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from nccid_fetch.clock import REAL, Clock
 from nccid_fetch.errors import (
     EndpointError,
     ListingError,
@@ -282,7 +283,7 @@ def test_object_after_object_that_is_redirected_is_5_and_names_the_region(
     s3.script("get", Status(301, "PermanentRedirect", headers=headers), count=None)
     done = fetch(s3, dest, transport=transport, attempts=2)
     assert done.exit_code == 5
-    assert (region or "region") in f"{done.error} {done.error and done.error.hint}"
+    assert (region or "a wrong region") in str(done.error)
 
 
 @fault(135)
@@ -455,6 +456,23 @@ def test_the_first_line_names_the_proxy_and_its_answer_and_the_code_is_5(
     assert f"the proxy 127.0.0.1:{port}" in told
     assert status in told
     assert "canary" not in out + err
+
+
+@fault(9, 133)
+@pytest.mark.parametrize(("seconds", "asked"), [(1.0, 3), (30.0, 1)])
+def test_a_first_listing_that_takes_long_to_fail_is_not_asked_for_three_times(
+    s3: ScriptedS3, seconds: float, asked: int
+) -> None:
+    """A proxy that never answers would hold up each attempt for `--stall`."""
+    s3.script("list", Body(HTML, status=504), count=None)
+    clock = Clock(lambda: seconds * len(s3.requests), REAL.sleep, REAL.chance)
+
+    async def scenario(session: Session) -> None:
+        with pytest.raises(EndpointError):
+            await Listing(Lister(session), 1, clock=clock).first("training/")
+
+    talk(scenario, s3.endpoint_url)
+    assert len(s3.requests) == asked
 
 
 @fault(133)
