@@ -241,6 +241,19 @@ def test_a_part_of_which_another_denies_every_object_is_an_endpoint_in_trouble(s
     assert "403, without S3's error document" in str(done.error)
 
 
+@fault(132)
+def test_a_head_that_another_answers_sets_no_file_aside(s3: ScriptedS3, dest: Path) -> None:
+    """Its headers do not say that the object is encrypted, whose ETag would then be held against the file."""
+    key = "training/mri/Covid0000/a"
+    s3.put(key, b"mri", etag=md5_hex(b"KMS"), headers=KMS)
+    assert fetch(s3, dest, "mri").exit_code == 0
+    files_of(dest)[key].touch()
+    s3.script("head", Body(b"", headers={"x-amz-server-side-encryption": ""}, etag=None), count=2)
+    done = fetch(s3, dest, "mri")
+    assert (done.exit_code, done.tally.retries) == (0, 2)
+    assert not list((dest / ".nccid-fetch").rglob("quarantine/**/*"))
+
+
 # --- A redirect of one object, and of all ---------------------------------------------------------
 
 

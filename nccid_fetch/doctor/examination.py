@@ -168,10 +168,8 @@ class _AccessExamination:
                 error = caught
         told = [] if error is None else [of_error(error, self._asker)]
         about = list(of_place(place, await shaking, witness.quickest))
-        if told and told[0].what in {
-            "endpoint",
-            "proxy",
-        }:  # Whoever answered may be anybody: neither time nor speed are S3's.
+        if told and told[0].what in {"endpoint", "proxy"}:
+            # What answered may be anything on the way: neither time nor speed are S3's.
             about = [finding for finding in about if finding.what not in {"endpoint", "clock"}]
         self.findings += told
         self.findings += [finding for finding in about if finding.what not in {said.what for said in told}]

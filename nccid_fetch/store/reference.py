@@ -9,7 +9,7 @@ import aiohttp
 from botocore.exceptions import BotoCoreError, ClientError
 
 from ..bandwidth import Bandwidth
-from ..errors import NccidFetchError, RangeIgnoredError, TransientError
+from ..errors import NccidFetchError, ObjectError, RangeIgnoredError, Reason, TransientError
 from ..keys import printable
 from ..model import Chunk, ETag, RemoteObject
 from . import pace
@@ -72,6 +72,8 @@ class ReferenceReader:
     async def facts(self, remote: RemoteObject) -> Facts:
         """Ask for what only headers tell. Raises as `get` does."""
         response = await self._head(remote, ChecksumMode="ENABLED")
+        if ETag.parse(response["ETag"]) != remote.etag:
+            raise ObjectError(Reason.CHANGED, "it was replaced after it was listed; a rerun fetches the new version")
         return Facts.of(response["ResponseMetadata"]["HTTPHeaders"])
 
     async def part_sizes(self, remote: RemoteObject, *, each: bool = False) -> list[int] | None:
@@ -122,11 +124,13 @@ class ReferenceReader:
         An answer to HEAD has no document that says why, and may be anybody's; that to a GET has one if it is S3's.
         """
         try:
-            return await self._call("head_object", remote, **options)
+            response = await self._call("head_object", remote, **options)
         except _HeadRefusedError:
             response = await self._call("get_object", remote, **options)
             response["Body"].close()
-            return response
+        if not response.get("ETag"):
+            raise TransientError(f"{self._session.where} answered without an ETag, which is no answer of S3's")
+        return response
 
     async def _call(
         self,
