@@ -92,3 +92,90 @@ def multipart_etag(chunks: Iterable[bytes], part_sizes: Sequence[int]) -> str:
             chunk, missing = chunk[taken:], missing - taken
         outer.update(inner.digest())
     return f"{outer.hexdigest()}-{len(part_sizes)}"
+
+
+MIB, MB = 1 << 20, 10**6
+_USUAL_NUMBERS = (5, 8, 16, 64, 10, 15, 25, 32, 50, 100, 128, 200, 250, 256, 500, 512, 1000, 1024)
+USUAL_PART_BYTES = tuple(number * unit for unit in (MIB, MB) for number in _USUAL_NUMBERS)
+"""What uploaders take by default, the most frequent first."""
+PART_SIZES_MAX = 32
+"""How many are tried: each costs an MD5 of the whole object."""
+
+
+def usual_part_sizes(size: int, count: int) -> list[int]:
+    """Return the part sizes that an upload of so many bytes in so many parts may have had, the likeliest first.
+
+    All parts but the last are of one size, and the last is no larger:
+
+    ===============================  ====================================================================
+    Parts                            Sizes that are tried
+    ===============================  ====================================================================
+    1                                the object's
+    more, but no size gives as many  none
+    more                             the usual ones, one that divides it evenly, then multiples of a MiB
+                                     and of 10^6 bytes, the roundest first: as far as size and count allow
+    ===============================  ====================================================================
+
+    Args:
+        size: Bytes of the object.
+        count: The number of parts, as its ETag has it.
+    """
+    if count == 1:
+        return [max(size, 1)]
+    if count < 1:
+        return []
+    least, most = -(-size // count), (size - 1) // (count - 1)
+    found = dict.fromkeys(usual for usual in USUAL_PART_BYTES if least <= usual <= most)
+    if 0 < least <= most:
+        found[least] = None
+    step = 1 << 10
+    while step and len(found) < PART_SIZES_MAX:
+        for unit in (step * MIB, step * MB):
+            first = -(-least // unit) * unit
+            found |= dict.fromkeys(range(max(first, unit), most + 1, unit)[:PART_SIZES_MAX])
+        step >>= 1
+    return list(found)[:PART_SIZES_MAX]
+
+
+def part_size_of(chunks: Iterable[bytes], etag: str, sizes: Sequence[int]) -> int | None:
+    """Return the part size that gives bytes their multipart ETag, or None if none of these does. They are read once.
+
+    Args:
+        chunks: The object's bytes, in order, in pieces of any size.
+        etag: The ETag.
+        sizes: The part sizes to try.
+    """
+    tried = [_Parts(size) for size in sizes]
+    for chunk in chunks:
+        for parts in tried:
+            parts.update(memoryview(chunk))
+    return next((parts.size for parts in tried if parts.etag() == etag.lower()), None)
+
+
+class _Parts:
+    """A running multipart ETag of parts of one size."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._outer, self._inner = new_md5(), new_md5()
+        self._count, self._missing = 0, size
+
+    def update(self, data: memoryview) -> None:
+        """Take the next bytes."""
+        while data:
+            if not self._missing:
+                self._end()
+            piece = data[: self._missing]
+            self._inner.update(piece)
+            self._missing -= len(piece)
+            data = data[len(piece) :]
+
+    def _end(self) -> None:
+        self._outer.update(self._inner.digest())
+        self._count += 1
+        self._inner, self._missing = new_md5(), self.size
+
+    def etag(self) -> str:
+        """Return the ETag of all bytes taken."""
+        self._end()
+        return f"{self._outer.hexdigest()}-{self._count}"

@@ -22,8 +22,11 @@
     │   ├── ShortBodyError              a body without the listed length
     │   ├── DigestMismatchError         a whole body that is not the object
     │   ├── ThrottledError              the server asks for patience
+    │   ├── NotSupportedError           S3 itself does not do what was asked
+    │   ├── RedirectedError             one object's GET was answered with a redirect
     │   ├── UnreachableError            no connection
-    │   │   └── UntrustedError          none that can be trusted
+    │   │   ├── UntrustedError          none that can be trusted
+    │   │   └── ProxyError              the proxy refuses it, or cannot be reached
     │   ├── FileChangedError            a file was written while it was read
     │   └── RangeIgnoredError           a range was answered with something else: start anew
     ├── ListingDeniedError      4       this prefix may not be listed
@@ -172,9 +175,11 @@ class TransientError(NccidFetchError):
 
     Attributes:
         reason: The word for it in the contract, should no attempt mend it.
+        hint: The next step, should it end a run.
     """
 
     reason = Reason.RETRIES_EXHAUSTED
+    hint = "check the network and --endpoint-url, then run the same command again"
 
 
 class ShortBodyError(TransientError):
@@ -214,6 +219,37 @@ class FileChangedError(TransientError):
     """A file of the tree was written, or another one took its name, while it was read: nothing follows from what was read."""
 
     reason = Reason.LOCAL_ERROR
+
+
+class ProxyError(UnreachableError):
+    """The proxy on the way to the endpoint refuses to connect to it, or cannot be reached.
+
+    Args:
+        message: Which proxy, and what it said.
+        has_answered: Whether it did answer; then it is asked again at once.
+    """
+
+    hint = "check HTTPS_PROXY, HTTP_PROXY and NO_PROXY, then run the same command again"
+
+    def __init__(self, message: str, *, has_answered: bool = False) -> None:
+        super().__init__(message)
+        self.has_answered = has_answered
+
+
+class NotSupportedError(TransientError):
+    """S3 itself answered that it does not do what was asked: another attempt seldom mends that."""
+
+
+class RedirectedError(TransientError):
+    """The GET of one object was answered with a redirect, which is never followed.
+
+    Args:
+        meaning: What it means if it befalls all objects: the error to end a run with.
+    """
+
+    def __init__(self, meaning: RedirectRefusedError) -> None:
+        super().__init__(meaning.message)
+        self.meaning = meaning
 
 
 class RangeIgnoredError(TransientError):

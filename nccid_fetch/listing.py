@@ -13,10 +13,13 @@ from .errors import (
     ListingDeniedError,
     ListingError,
     NccidFetchError,
+    ProxyError,
+    RedirectRefusedError,
     ThrottledError,
     TokenRefusedError,
     TransientError,
     UnreachableError,
+    WrongRegionError,
     message_of,
 )
 from .events import ListingRetrying, Report
@@ -28,6 +31,8 @@ from .store.pages import Lister, Page
 FIRST_ATTEMPTS = 3
 FIRST_THROTTLED_SECONDS_MAX = 60.0
 """A run that has not begun does not wait long for an endpoint that is in trouble: somebody is there to see it."""
+FIRST_SECONDS_MAX = 20.0
+"""After so long no further attempt is made at what comes before a run: each may wait for `--stall`."""
 EMPTY_PAGES_MAX = 1000
 """S3 may answer with a page without keys where many were deleted, but not for ever."""
 
@@ -113,23 +118,27 @@ class Listing:
                 throttled_seconds_max=FIRST_THROTTLED_SECONDS_MAX,
             )
         )
+        began = self.clock.now()
         while True:
             try:
                 return await self.lister.page(
                     prefix, token=token, start_after=after, delimiter=delimiter, max_keys=max_keys
                 )
-            except (TransientError, ListingError) as error:  # What is no listing may come of a proxy in passing.
+            except WrongRegionError:
+                raise
+            except (TransientError, ListingError, RedirectRefusedError) as error:
+                # What is no listing, or points elsewhere, may come of a proxy in passing.
                 is_gone = isinstance(error, UnreachableError)
                 if is_gone and wait_for_endpoint:
                     continue
-                pause = None if is_gone else patience.after(error)
-                if pause is None:
-                    if isinstance(error, ListingError):
-                        raise
-                    raise EndpointError(
-                        str(error), hint="check the network and --endpoint-url, then run the same command again"
-                    ) from error
+                is_silent = is_gone and not (isinstance(error, ProxyError) and error.has_answered)
                 throttled = isinstance(error, ThrottledError)
+                is_late = not (wait_for_endpoint or throttled) and self.clock.now() - began > FIRST_SECONDS_MAX
+                pause = None if is_silent or is_late else patience.after(error)
+                if pause is None:
+                    if isinstance(error, EndpointError):
+                        raise
+                    raise EndpointError(str(error), hint=error.hint) from error
                 self.report(ListingRetrying(prefix, message_of(error), pause, throttled))
                 await self.clock.sleep(pause)
             except CredentialsError:
@@ -241,8 +250,20 @@ class ShardedListing:
 async def survey(listing: Listing, group: str, asked: Sequence[str]) -> dict[str, PartState | None]:
     """Find out which parts can be listed, before anything is written.
 
-    One delimiter listing of the group shows all parts, also those that no document names. Most credentials
-    may not ask for it; then each part is asked for one key.
+    One delimiter listing of the group shows all parts, also those that no document names. Most credentials may not ask for
+    it, and some servers leave folders out of it. So each part that it does not show is asked for one key:
+
+    ========================  ================  ==================================================
+    The listing of the group  The part's own    The part
+    ========================  ================  ==================================================
+    shows it                  is not asked for  can be listed
+    is denied                 is empty          can be listed: it is empty, as far as may be seen
+    does not show it          is empty          is absent
+    any of these two          has a key         can be listed
+    any of these two          is denied         is denied
+    ========================  ================  ==================================================
+
+    Parts that not every bucket has (`unknown`) and that were not asked for by name are left out unless they have a key.
 
     Args:
         listing: Lists.
@@ -256,19 +277,32 @@ async def survey(listing: Listing, group: str, asked: Sequence[str]) -> dict[str
         EndpointError: It cannot be reached, or answers nonsense.
         AccessError: The credentials are at fault.
     """
+    shown: set[str] = set()
+    is_denied = False
     try:
         page = await listing.first(warehouse.group_prefix(group), delimiter="/", max_keys=1000)
+        shown = {warehouse.part_of(prefix, group) for prefix in page.prefixes}
     except ListingDeniedError:
-        parts = tuple(asked) or warehouse.PARTS
-        return dict(zip(parts, await asyncio.gather(*(_probe(listing, group, part) for part in parts)), strict=True))
-    present = {warehouse.part_of(prefix, group) for prefix in page.prefixes}
-    parts = tuple(asked) or (*warehouse.PARTS, *sorted(present.difference(warehouse.PARTS)))
-    return {part: None if part in present or page.token else PartState.ABSENT for part in parts}
+        is_denied = True
+    known = (*warehouse.PARTS, *warehouse.OTHER_PARTS)
+    parts = tuple(asked) or (*known, *sorted(shown.difference(known)))
+    hidden = [part for part in parts if part not in shown]
+    answers = await asyncio.gather(*(probe(listing, group, part) for part in hidden))
+    states: dict[str, PartState | None] = dict.fromkeys(parts) | dict(zip(hidden, answers, strict=True))
+    if not asked:
+        states = {part: state for part, state in states.items() if part not in warehouse.OTHER_PARTS or state is None}
+    if is_denied:
+        states = {part: None if state is PartState.ABSENT else state for part, state in states.items()}
+    return states
 
 
-async def _probe(listing: Listing, group: str, part: str) -> PartState | None:
+async def probe(listing: Listing, group: str, part: str) -> PartState | None:
+    """Ask a part for one key: DENIED, ABSENT if it has none, or None.
+
+    Raises as `Listing.first` does, but for a denial.
+    """
     try:
-        await listing.first(warehouse.part_prefix(group, part))
+        page = await listing.first(warehouse.part_prefix(group, part))
     except ListingDeniedError:
         return PartState.DENIED
-    return None
+    return None if page.objects or page.token else PartState.ABSENT

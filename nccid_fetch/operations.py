@@ -4,7 +4,7 @@ Nothing is written before everything that can be wrong with options, destination
 been looked at.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, closing, suppress
 from itertools import groupby, islice
 
@@ -103,6 +103,7 @@ async def _fetch(
 ) -> None:
     """Do what `fetch` does, but for the last word on a disk that is full."""
     check_open_files(settings.open_files, OPEN_FILES_BESIDE)
+    reader_for = _reader_for(settings.transport)
     check_dest(settings.dest)
     asked = _asked(settings, plan_file)
     governor = Governor(clock, retry_for_seconds=settings.retry_for_seconds, report=report)
@@ -156,7 +157,7 @@ async def _fetch(
         tools = Tools(
             group=source.group,
             lister=listing.lister,
-            reader=_reader(session, settings, reference),
+            reader=reader_for(session, settings, reference),
             reference=reference,
             destination=destination,
             disk=disk,
@@ -339,13 +340,26 @@ async def _parts(
     return tuple(part for part, state in states.items() if state is None)
 
 
-def _reader(session: Session, settings: Settings, reference: ReferenceReader) -> Reader:
-    """Choose who makes first attempts."""
-    if settings.transport is Transport.AIOBOTO3:
-        return reference
-    from .store.fast import FastReader  # noqa: PLC0415 - loads a library that the other transport does not need.
+def _reader_for(transport: Transport) -> Callable[[Session, Settings, ReferenceReader], Reader]:
+    """Choose who makes first attempts.
 
-    return FastReader(session, connections=settings.concurrency_max)
+    Raises:
+        UsageError: libcurl is asked for, and is not there.
+    """
+    if transport is not Transport.AIOBOTO3:
+        try:
+            from .store.fast import FastReader  # noqa: PLC0415 - loads a library that the other transport does not need.
+        except ImportError as error:
+            if transport is Transport.FAST:
+                raise UsageError(
+                    f"--transport fast needs pycurl, which cannot be loaded: {error}",
+                    hint="install pycurl, or leave it to --transport auto",
+                ) from error
+        else:
+            return lambda session, settings, _: FastReader(
+                session, connections=settings.concurrency_max, is_required=transport is Transport.FAST
+            )
+    return lambda _, __, reference: reference
 
 
 def _all_listed(listing: Listing, source: Source, parts: Sequence[str]) -> Pages:

@@ -5,6 +5,7 @@ proof           when                                                         ext
 =============== ============================================================ ==================
 md5             the ETag is an MD5, and equal                                none
 multipart_md5   the ETag is of a multipart upload, and equal when rebuilt    1, or 1 per part
+                from the sizes of its parts: the server's, else usual ones
 checksum        S3 stores a checksum of the whole object, and it is equal    1, or none
 size            none of these: the right length, and said to be only that    1, or none
 =============== ============================================================ ==================
@@ -13,14 +14,25 @@ An ETag that looks like an MD5 and differs is not corruption yet: under SSE-KMS 
 that looks the same. The response's headers decide, fetched once if the reader did not show them.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
-from .digests import checksum_text, multipart_etag, new_checksum
+from .digests import checksum_text, multipart_etag, new_checksum, part_size_of, usual_part_sizes
 from .disk import Disk
-from .errors import DigestMismatchError
+from .errors import (
+    DigestMismatchError,
+    NotSupportedError,
+    ObjectError,
+    Reason,
+    ThrottledError,
+    TransientError,
+    UnreachableError,
+)
 from .model import RemoteObject, VerifiedBy
 from .store.protocol import Facts
 from .store.reference import ReferenceReader
+
+_ASKED_AGAIN = (DigestMismatchError, ThrottledError, UnreachableError)
+"""What is no refusal of parts: to guess their sizes meanwhile would cost more than to ask again."""
 
 
 async def prove(
@@ -66,21 +78,73 @@ async def prove(
 async def _has_parts(
     remote: RemoteObject, chunks: Callable[[], Iterator[bytes]], reference: ReferenceReader, disk: Disk
 ) -> bool:
-    """Rebuild a multipart ETag. False if it is none, or the server does not know its parts.
+    """Rebuild a multipart ETag. False if it is none, or neither the server's sizes of its parts nor usual ones give it.
+
+    =====================================  =======================================================================
+    The server                             Then
+    =====================================  =======================================================================
+    says the sizes of parts, and they fit  proved
+    says each part's, and they do not fit  a mismatch
+    knows no parts, or denies them         the usual sizes prove it, or leave it unproved: they are guesses
+    is in trouble                          the same, but where they leave it unproved, it is asked again
+    =====================================  =======================================================================
 
     Raises:
         DigestMismatchError: The parts do not have it.
+        NccidFetchError: The server could not be asked, and the usual sizes do not prove it.
     """
+    if remote.etag.parts is None:
+        return False
+
+    trouble: TransientError | None = None
+    try:
+        if await _has_known_parts(remote, chunks, reference, disk):
+            return True
+    except _ASKED_AGAIN:
+        raise
+    except NotSupportedError:
+        pass
+    except TransientError as error:
+        trouble = error
+    except ObjectError as error:
+        if error.reason is not Reason.DENIED:
+            raise
+    if await _has_usual_parts(remote, chunks, disk):
+        return True
+    if trouble is not None:
+        raise trouble
+    return False
+
+
+async def _has_known_parts(
+    remote: RemoteObject, chunks: Callable[[], Iterator[bytes]], reference: ReferenceReader, disk: Disk
+) -> bool:
+    """Rebuild a multipart ETag from what the server says of the parts. False if it does not know them.
+
+    Raises:
+        DigestMismatchError: The parts do not have it.
+        NccidFetchError: The server could not be asked, or refused.
+    """
+
+    async def have_it(sizes: Sequence[int]) -> bool:
+        return await disk.run(lambda: multipart_etag(chunks(), sizes)) == remote.etag.lower()
+
     sizes = await reference.part_sizes(remote)
     if sizes is None:
         return False
-    if await disk.run(lambda: multipart_etag(chunks(), sizes)) == remote.etag:
+    if await have_it(sizes):
         return True
     # Sizes that merely add up are no proof of a fault: after 100 bytes, 50 and 106 do as 100 and 56 would.
     exact = await reference.part_sizes(remote, each=True)
-    if exact is None or exact == sizes or await disk.run(lambda: multipart_etag(chunks(), exact)) != remote.etag:
+    if exact is None or exact == sizes or not await have_it(exact):
         raise DigestMismatchError(f"its content does not have the multipart ETag {remote.etag}")
     return True
+
+
+async def _has_usual_parts(remote: RemoteObject, chunks: Callable[[], Iterator[bytes]], disk: Disk) -> bool:
+    """Rebuild a multipart ETag from part sizes that are in use."""
+    sizes = usual_part_sizes(remote.size, remote.etag.parts or 0)
+    return bool(sizes) and await disk.run(lambda: part_size_of(chunks(), remote.etag, sizes)) is not None
 
 
 async def _has_checksum(algorithm: str, expected: str, chunks: Callable[[], Iterator[bytes]], disk: Disk) -> bool:

@@ -119,7 +119,9 @@ class _Ranges:
 
 
 def check_body(body: Body, remote: RemoteObject, length: int) -> None:
-    """Refuse a body that is not the version that was listed, or not as long.
+    """Refuse a body that is not the version that was listed, or promises another length.
+
+    One that promises none is counted as it comes: the listing has the length that it is held against.
 
     Raises:
         ObjectError: It is another version.
@@ -129,7 +131,7 @@ def check_body(body: Body, remote: RemoteObject, length: int) -> None:
         raise TransientError("the server does not say which version it sent")
     if body.etag != remote.etag:
         raise ObjectError(Reason.CHANGED, "it was replaced after it was listed; a rerun fetches the new version")
-    if body.length != length:
+    if body.length is not None and body.length != length:
         raise ShortBodyError(
             f"the server promised {remote.size - length + body.length} bytes, and listed {remote.size}"
         )

@@ -64,7 +64,19 @@ class OnFailure(StrEnum):
 
 
 class Transport(StrEnum):
-    """Which client reads bodies."""
+    """Which client reads bodies.
+
+    ============  =========================================  =============================================
+    Transport     Makes the first attempt at an object       Where libcurl does not work
+    ============  =========================================  =============================================
+    `auto`        libcurl                                    aioboto3 reads instead
+    `fast`        libcurl                                    the run ends: 2 if it is not there, 5 if it
+                                                             gets nothing from the endpoint
+    `aioboto3`    aioboto3                                   libcurl is not used
+    ============  =========================================  =============================================
+
+    Whatever the first attempt is refused, aioboto3 asks for again: it knows why.
+    """
 
     AUTO = "auto"
     FAST = "fast"

@@ -16,7 +16,9 @@ BUCKET = "nccid-data-warehouse-prod"
 REGION = "eu-west-2"
 GROUPS = ("training", "validation")
 PARTS = ("data", "ct-metadata", "mri-metadata", "xray-metadata", "ct", "mri", "xray")
-"""The documented parts. A bucket may hold more (`unknown`, `unknown-metadata`); its listing tells."""
+"""The documented parts."""
+OTHER_PARTS = ("unknown", "unknown-metadata")
+"""Parts that a bucket may have. It may hold more; its listing tells."""
 
 _PHASES = {
     "data": 0,
@@ -24,7 +26,7 @@ _PHASES = {
     "xray": 2,
     "mri": 3,
     "ct": 4,
-    **dict.fromkeys(("unknown", "unknown-metadata"), 5),
+    **dict.fromkeys(OTHER_PARTS, 5),
 }
 
 

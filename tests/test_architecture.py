@@ -36,7 +36,7 @@ RANKS = (
         *("cli.origins", "cli.records.outlet"),
         *("demo.synthetic",),
         *("diagnosis", "events", "rows", "settings", "shards", "sqlitefile", "staging", "walk"),
-        *("store.answers", "store.protocol", "store.strict"),
+        *("store.answers", "store.protocol"),
     ),
     (
         *("bandwidth", "decisions", "failures", "governor", "planfile", "ranges", "reading", "room"),
@@ -44,6 +44,7 @@ RANKS = (
         *("cli.flags", "cli.usage"),
         *("demo.server",),
         *("doctor.findings",),
+        *("store.strict",),
     ),
     (
         *("admission", "destination", "hours", "journal", "progress"),

@@ -8,7 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nccid_fetch.digests import checksum_text, md5_of, multipart_etag, new_checksum
+from nccid_fetch.digests import (
+    PART_SIZES_MAX,
+    checksum_text,
+    md5_of,
+    multipart_etag,
+    new_checksum,
+    part_size_of,
+    usual_part_sizes,
+)
+
+from .catalogue import fault
+
+MIB, MB = 1 << 20, 10**6
 
 CHECK = b"123456789"
 """What every catalogue of CRCs states its check value for."""
@@ -113,3 +125,72 @@ def test_bytes_that_are_missing_do_not_give_the_etag() -> None:
     assert multipart_etag([b"abcde"], [3, 3]) != whole
     assert multipart_etag([b"abc"], [3, 3]) != whole
     assert multipart_etag([], [3, 3]) != whole
+
+
+# --- Part sizes that are in use -------------------------------------------------------------------
+
+
+@fault(137)
+@pytest.mark.parametrize(
+    ("size", "count", "first", "among"),
+    [
+        (0, 1, [1], []),
+        (5, 1, [5], []),
+        (100 * MIB, 1, [100 * MIB], []),
+        (10 * MIB, 2, [5 * MIB, 8 * MIB], [6 * MIB, 7 * MIB, 9 * MIB, 6 * MB, 10 * MB]),
+        (10 * MIB + 1, 3, [5 * MIB], [4 * MIB, 5 * MB]),
+        (100 * MIB, 13, [8 * MIB], []),
+        (100 * MIB, 20, [5 * MIB], []),
+        (1000 * MIB, 63, [16 * MIB], []),
+        (1 << 40, 16384, [64 * MIB], []),
+        (100 * MB, 20, [5 * MIB, 5 * MB], []),
+        (150 * MIB, 2, [100 * MIB, 128 * MIB, 100 * MB], [75 * MIB]),
+        (3 * MIB + 3, 3, [MIB + 1], []),
+        (1 << 30, 2, [512 * MIB, 1000 * MIB, 1000 * MB], [768 * MIB]),
+        (7, 2, [4], []),
+        (1, 2, [], []),
+        (100, 0, [], []),
+        (100, 10_000, [], []),
+        (0, 2, [], []),
+    ],
+)
+def test_the_part_sizes_that_size_and_count_allow(size: int, count: int, first: list[int], among: list[int]) -> None:
+    sizes = usual_part_sizes(size, count)
+    assert sizes[: len(first)] == first
+    assert set(among) <= set(sizes)
+    assert sizes or not first
+
+
+@fault(137)
+@given(st.integers(1, 1 << 42), st.integers(1, 10_000))
+def test_every_size_that_is_tried_gives_as_many_parts_and_they_are_few(size: int, count: int) -> None:
+    sizes = usual_part_sizes(size, count)
+    assert len(sizes) == len(set(sizes)) <= PART_SIZES_MAX
+    assert all(-(-size // part) == count for part in sizes)
+
+
+@fault(137)
+@given(st.integers(1, 200), st.sampled_from([MIB, MB]), st.integers(2, 10_000), st.floats(0, 1, exclude_min=True))
+def test_a_size_in_use_is_tried_wherever_few_are_possible(number: int, unit: int, count: int, last: float) -> None:
+    part = number * unit
+    size = part * (count - 1) + max(1, int(part * last))
+    least, most = -(-size // count), (size - 1) // (count - 1)
+    possible = sum(most // one - (least - 1) // one for one in (MIB, MB))
+    if possible <= PART_SIZES_MAX // 2:
+        assert part in usual_part_sizes(size, count)
+
+
+@fault(137)
+@given(st.binary(max_size=200), st.integers(1, 60), st.lists(st.integers(0, 200), max_size=8), st.booleans())
+def test_a_part_size_is_found_in_one_reading_and_only_the_right_one(
+    data: bytes,
+    part: int,
+    cuts: list[int],
+    upper: bool,  # noqa: FBT001
+) -> None:
+    etag = naive_etag(data, [min(part, len(data) - begin) for begin in range(0, len(data), part)] or [0])
+    pieces = pieces_of(data, cuts)
+    same = [size for size in range(1, 70) if -(-len(data) // size) <= 1] if len(data) <= part else [part]
+    wrong = [size for size in range(1, 70) if size not in same]
+    assert part_size_of(pieces, etag.upper() if upper else etag, [*wrong, part]) == part
+    assert part_size_of(pieces_of(data, cuts), etag, wrong) is None

@@ -26,7 +26,7 @@ from nccid_fetch.journal import Journal
 from nccid_fetch.model import Space
 from nccid_fetch.settings import Source
 from nccid_fetch.traits import Traits, find_traits
-from nccid_fetch.warehouse import BUCKET, PARTS
+from nccid_fetch.warehouse import BUCKET, OTHER_PARTS, PARTS
 
 from . import snapshots
 from .commandline import exit_code_of
@@ -316,7 +316,7 @@ def test_little_is_asked_and_nothing_that_readers_may_not(cli: Cli, s3: Scripted
     assert cli("doctor", "--dest", dest).code == 0
     listings = [seen for seen in s3.requests if seen.operation == "list"]
     assert sorted(seen.query["prefix"] for seen in listings) == sorted(
-        ["training/", *(f"training/{part}/" for part in PARTS)]
+        ["training/", *(f"training/{part}/" for part in (*PARTS, *OTHER_PARTS))]
     )
     assert {seen.query["max-keys"] for seen in listings if seen.query["prefix"] != "training/"} == {"1"}
     gets = [seen for seen in s3.requests if seen.operation == "get"]

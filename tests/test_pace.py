@@ -66,7 +66,7 @@ class Line:
 
     def body(self) -> Any:
         answer = {"ETag": '"x"', "ContentLength": 1 << 40, "ResponseMetadata": {"HTTPHeaders": {}}}
-        return _ReferenceBody(answer, self, "here", whole=False, now=lambda: self.now)
+        return _ReferenceBody(answer, self, "here", expected=1 << 40, whole=False, now=lambda: self.now)
 
 
 @fault(8, 99)

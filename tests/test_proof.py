@@ -16,7 +16,7 @@ from nccid_fetch.settings import Existing, Transport, Verify
 
 from .catalogue import fault
 from .oracle import Run, check_tree, fetch, files_of, md5_hex, remote_of, snapshot
-from .servers.scripted import CorruptBody, ScriptedS3, Status
+from .servers.scripted import Action, Body, CorruptBody, Drop, NoParts, ScriptedS3, Status
 
 KEY = "training/ct/Covid1/1.2/1.2.3/a.dcm"
 DATA = bytes(range(256)) * 4
@@ -351,7 +351,97 @@ def test_a_server_that_hiccups_over_a_proof_is_asked_again_before_anything_is_fe
 def test_an_object_gone_or_closed_since_it_was_listed_says_so_where_a_file_is_there(s3: ScriptedS3, dest: Path) -> None:
     s3.put(KEY, DATA, parts=UNIFORM)
     forget(s3, dest)
-    s3.script("head", Status(403, ""), count=None)
+    s3.allow_get = lambda key: False
     assert fetch(s3, dest).reasons == {KEY: "denied"}
     assert remote_of(s3, KEY).size == len(DATA)
     assert not isinstance(fetch(s3, dest).error, DestinationError)
+
+
+# --- Parts that cannot be asked for ---------------------------------------------------------------
+
+
+USUAL = bytes(range(256)) * (10 * 1024)
+"""Two and a half MiB."""
+NO_PARTS: dict[str, Action] = {
+    "the whole object": NoParts(),
+    "not implemented": NoParts(Status(501, "NotImplemented")),
+    "no such argument": NoParts(Status(400, "InvalidArgument")),
+    "no such part": NoParts(Status(416, "InvalidPartNumber")),
+    "no such method": NoParts(Status(405, "MethodNotAllowed")),
+    "denied": NoParts(Status(403, "AccessDenied")),
+    "a firewall's page": NoParts(Body(b"<html>Blocked</html>", status=403)),
+    "a server error": NoParts(Status(500, "InternalError")),
+    "no answer": NoParts(Drop()),
+}
+
+
+def without_parts(s3: ScriptedS3, instead: Action, sizes: list[int], body: bytes = USUAL) -> None:
+    """Store an object that was uploaded in parts, and let requests of one be answered like this."""
+    s3.put(KEY, body, parts=sizes)
+    s3.script("head", instead, count=None)
+    s3.script("get", instead, count=None)
+
+
+@fault(137)
+@pytest.mark.parametrize("instead", NO_PARTS.values(), ids=NO_PARTS)
+def test_parts_that_cannot_be_asked_for_have_usual_sizes(s3: ScriptedS3, dest: Path, instead: Action) -> None:
+    without_parts(s3, instead, [1 << 20, 1 << 20, 1 << 19])
+    gets = forget_bodies(s3, dest)
+    run = fetch(s3, dest)
+    assert (run.tally.adopted.objects, run.tally.retries) == (1, 0)
+    assert proof_of(run) is VerifiedBy.MULTIPART_MD5
+    assert bodies(s3) == gets == 1, "nothing is downloaded again after the state folder was deleted"
+
+
+def bodies(s3: ScriptedS3) -> int:
+    """Count the GETs of the object itself, not of one of its parts."""
+    return sum(seen.operation == "get" and "partNumber" not in seen.query for seen in s3.requests)
+
+
+def forget_bodies(s3: ScriptedS3, dest: Path) -> int:
+    """Fetch an object, which is proved; lose the journal; return how many bodies that took."""
+    assert proof_of(fetch(s3, dest)) is VerifiedBy.MULTIPART_MD5
+    shutil.rmtree(dest / ".nccid-fetch")
+    return bodies(s3)
+
+
+@fault(137)
+@BOTH
+@pytest.mark.parametrize("size", [0, 1, len(USUAL)])
+def test_an_upload_of_one_part_needs_no_size(s3: ScriptedS3, dest: Path, transport: Transport, size: int) -> None:
+    without_parts(s3, NO_PARTS["denied"], [size], USUAL[:size])
+    assert proof_of(fetch(s3, dest, transport=transport)) is VerifiedBy.MULTIPART_MD5
+
+
+@fault(137)
+def test_a_file_that_no_usual_size_proves_is_fetched_again_and_the_old_one_set_aside(
+    s3: ScriptedS3, dest: Path
+) -> None:
+    without_parts(s3, NO_PARTS["denied"], [1 << 20, 1 << 20, 1 << 19])
+    forget_bodies(s3, dest)
+    changed = USUAL[:-1] + b"\0"
+    files_of(dest)[KEY].write_bytes(changed)
+    run = fetch(s3, dest)
+    assert (run.exit_code, run.tally.fetched.objects, proof_of(run)) == (0, 1, VerifiedBy.MULTIPART_MD5)
+    assert set_aside(dest) == [changed]
+
+
+@fault(137)
+def test_an_unusual_size_is_no_mismatch(s3: ScriptedS3, dest: Path) -> None:
+    without_parts(s3, NO_PARTS["denied"], [1_234_567, len(USUAL) - 1_234_567])
+    assert proof_of(fetch(s3, dest)) is VerifiedBy.SIZE
+
+
+@fault(137)
+def test_a_server_in_trouble_is_asked_again_for_parts_of_unusual_sizes(s3: ScriptedS3, dest: Path) -> None:
+    s3.put(KEY, DATA, parts=RAGGED)
+    s3.script("head", Status(500, "InternalError"), count=3)
+    run = fetch(s3, dest)
+    assert proof_of(run) is VerifiedBy.MULTIPART_MD5
+    assert run.tally.retries == 3
+
+
+@fault(137)
+def test_an_object_that_was_replaced_says_so_also_when_its_parts_are_asked_for(s3: ScriptedS3, dest: Path) -> None:
+    without_parts(s3, NoParts(Status(412, "PreconditionFailed")), [1 << 20, 1 << 20, 1 << 19])
+    assert fetch(s3, dest).reasons == {KEY: "changed"}

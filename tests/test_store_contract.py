@@ -127,13 +127,15 @@ def remote(key: str, etag: str | None = None) -> RemoteObject:
     return RemoteObject(key, len(body), ETag(etag or md5(body).hexdigest()), 0)
 
 
-async def read(reader: Reader, wanted: RemoteObject, start: int = 0) -> tuple[ETag, int, list[bytes]]:
+async def read(reader: Reader, wanted: RemoteObject, start: int = 0) -> tuple[ETag, int | None, list[bytes]]:
     """The ETag, the promised length, and the chunks."""
     async with reader.get(wanted, start) as body:
         return body.etag, body.length, [bytes(chunk) async for chunk in body.chunks()]
 
 
-def got(make: Callable[[Session], Reader], wanted: RemoteObject, start: int = 0) -> tuple[ETag, int, list[bytes]]:
+def got(
+    make: Callable[[Session], Reader], wanted: RemoteObject, start: int = 0
+) -> tuple[ETag, int | None, list[bytes]]:
     return talk(lambda session: read(make(session), wanted, start))
 
 
@@ -295,7 +297,7 @@ def test_odd_keys_are_listed_as_they_are_in_byte_order() -> None:
 
 
 def test_what_is_listed_is_what_a_reader_gets(make: Callable[[Session], Reader]) -> None:
-    async def scenario(session: Session) -> list[tuple[RemoteObject, ETag, int, bytes]]:
+    async def scenario(session: Session) -> list[tuple[RemoteObject, ETag, int | None, bytes]]:
         objects, _ = await listed(session, "training/ct/")
         reader = make(session)
         answers = [(found, *(await read(reader, found))) for found in objects]

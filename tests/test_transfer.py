@@ -117,7 +117,7 @@ class Bench:
             with open_destination(settings) as destination, Disk(2) as disk:
                 reference = ReferenceReader(session)
                 defaults: dict[str, Any] = {
-                    "reader": operations._reader(session, settings, reference),
+                    "reader": operations._reader_for(settings.transport)(session, settings, reference),
                     "clock": clock,
                     "governor": governor,
                 }
@@ -308,7 +308,9 @@ LIES = {
     "long": Body(DATA + b"more"),
     "nothing": Body(b""),
     "short, of unknown length": Body(DATA[:100], content_length=False),
-    "whole, of unknown length": Body(DATA, content_length=False),
+    "long, of unknown length": Body(DATA + b"more", content_length=False),
+    "another of that length, of unknown length": Body(DATA[::-1], content_length=False),
+    "chunked, and another of that length": Chunked(DATA[::-1]),
     "chunked and short": Chunked(DATA[:100]),
     "chunked and long": Chunked(DATA + b"more"),
     "endless": Endless(),

@@ -212,7 +212,12 @@ Hours = Annotated[
     ),
 ]
 TransportChoice = Annotated[
-    Transport, _option("--transport", _PACE, "Which client reads objects; auto takes the fast one wherever it is safe.")
+    Transport,
+    _option(
+        "--transport",
+        _PACE,
+        "Client that reads objects: fast is libcurl, auto is libcurl or, where that does not work, aioboto3.",
+    ),
 ]
 MaxDuration = Annotated[
     float | None,

@@ -22,6 +22,7 @@ from ..errors import (
     ObjectError,
     RangeIgnoredError,
     Reason,
+    RedirectedError,
     RunError,
     TransientError,
 )
@@ -167,7 +168,8 @@ class _AccessExamination:
                 error = caught
         told = [] if error is None else [of_error(error, self._asker)]
         about = list(of_place(place, await shaking, witness.quickest))
-        if told and told[0].what == "endpoint":  # Whoever answered may be anybody: neither time nor speed are S3's.
+        if told and told[0].what in {"endpoint", "proxy"}:
+            # What answered may be anything on the way: neither time nor speed are S3's.
             about = [finding for finding in about if finding.what not in {"endpoint", "clock"}]
         self.findings += told
         self.findings += [finding for finding in about if finding.what not in {said.what for said in told}]
@@ -190,24 +192,29 @@ class _AccessExamination:
         page: Page | None = None
         with suppress(ListingDeniedError):
             page = await self._answered(
-                listing.first(warehouse.group_prefix(group), delimiter="/", max_keys=1000), session.endpoint
+                listing.first(warehouse.group_prefix(group), delimiter="/", max_keys=1000), session
             )
         if not is_signed:
             return
-        present = None if page is None or page.token else {warehouse.part_of(name, group) for name in page.prefixes}
-        names = (*warehouse.PARTS, *sorted((present or set()).difference(warehouse.PARTS)))
+        shown = set() if page is None else {warehouse.part_of(name, group) for name in page.prefixes}
+        known = (*warehouse.PARTS, *warehouse.OTHER_PARTS)
         reader = ReferenceReader(session)
-        self.parts += await asyncio.gather(
-            *(
-                self._part(listing, reader, session, name) if present is None or name in present else _absent(name)
-                for name in names
-            )
+        found = await asyncio.gather(
+            *(self._part(listing, reader, session, name) for name in (*known, *sorted(shown.difference(known))))
         )
+        # As in `listing.survey`: what a listing of the group does not show and has no key is absent, not empty.
+        self.parts += [
+            replace(part, listed=Access.ABSENT)
+            if page is not None and part.listed is Access.EMPTY and part.name not in shown
+            else part
+            for part in found
+            if part.name not in warehouse.OTHER_PARTS or part.listed in _THERE
+        ]
 
     async def _part(self, listing: Listing, reader: ReferenceReader, session: Session, name: str) -> Part:
         prefix = warehouse.part_prefix(session.source.group, name)
         try:
-            found = await self._answered(_first_object(listing, prefix), session.endpoint)
+            found = await self._answered(_first_object(listing, prefix), session)
         except ListingDeniedError as error:
             return Part(name, Access.DENIED, message=str(error))
         except RunError as error:
@@ -216,12 +223,12 @@ class _AccessExamination:
         if found is None:
             return Part(name, Access.EMPTY)
         try:
-            return Part(name, Access.GRANTED, *await self._answered(_read(reader, found), session.endpoint))
+            return Part(name, Access.GRANTED, *await self._answered(_read(reader, found), session))
         except RunError as error:
             self.findings.append(of_error(error, self._asker))
             return Part(name, Access.GRANTED, message=error.message)
 
-    async def _answered(self, asking: Awaitable[T], endpoint: str) -> T:
+    async def _answered(self, asking: Awaitable[T], session: Session) -> T:
         """Wait for an answer, but not for long.
 
         Raises:
@@ -231,7 +238,7 @@ class _AccessExamination:
             async with asyncio.timeout_at(self._ends), asyncio.timeout(ANSWER_SECONDS):
                 return await asking
         except TimeoutError:
-            trouble = self._trouble or f"{endpoint} does not answer in time"
+            trouble = self._trouble or f"{session.where} does not answer in time"
             raise EndpointError(trouble, hint=_LATER) from None
 
     async def _pause(self, seconds: float) -> None:
@@ -247,10 +254,6 @@ class _AccessExamination:
     def _hear(self, event: Event) -> None:
         if isinstance(event, ListingRetrying):
             self._trouble = event.message
-
-
-async def _absent(name: str) -> Part:
-    return Part(name, Access.ABSENT)
 
 
 async def _within(asking: Awaitable[T]) -> T | None:
@@ -286,10 +289,13 @@ async def _read(reader: ReferenceReader, remote: RemoteObject) -> tuple[Access, 
         return _READ_OF.get(error.reason, Access.UNKNOWN), str(error)
     except RangeIgnoredError:
         return Access.GRANTED, ""  # It is read all the same: by a server that sends all of it.
+    except RedirectedError as error:
+        raise error.meaning from error
     except TransientError as error:
         raise EndpointError(str(error), hint="try again later; a run tries several times") from error
     return Access.GRANTED, ""
 
 
+_THERE = {Access.GRANTED, Access.UNKNOWN}
 _READ_OF = {Reason.DENIED: Access.DENIED, Reason.ARCHIVED: Access.ARCHIVED, Reason.CHANGED: Access.GRANTED}
 """Who is told that an object was changed may read it."""

@@ -10,6 +10,7 @@ no part may be listed, or none has anything in it      problem (4)
 a part may be listed, and its first object not read    problem (4), as a run over it ends so; archived: note
 a part may not be listed, and others may               note: NCCID grants access part by part
 a part's listing breaks                                problem (5)
+the proxy refuses, or cannot be reached                problem (5) of the proxy
 =====================================================  ====================================================
 """
 
@@ -25,12 +26,14 @@ from ..errors import (
     ClockError,
     CredentialsError,
     NoSuchBucketError,
+    ProxyError,
     RunError,
     UntrustedError,
     WrongRegionError,
 )
 from ..settings import Source, is_loopback
 from ..store.identity import Identity
+from ..store.strict import shown_proxy
 from ..store.witness import Answered, Encryption
 from .findings import Access, Area, Finding, Part, State, again
 
@@ -126,6 +129,8 @@ def of_error(error: RunError, asker: Asker) -> Finding:
         return problem(
             Area.SOURCE, "certificate", shown, "if it is your own network's: export AWS_CA_BUNDLE=/path/to/its-ca.pem"
         )
+    if isinstance(cause, ProxyError):
+        return problem(Area.SOURCE, "proxy", "env | grep -i _proxy | sed 's|//[^@/]*@|//...@|'")
     return problem(Area.SOURCE, "endpoint", f"curl --head --max-time 20 {shlex.quote(asker.url)}")
 
 
@@ -177,8 +182,7 @@ def of_place(place: Place, encryption: Encryption | None, quickest: Answered | N
     """
     by_proxy = ""
     if place.proxy:
-        parts = urlsplit(place.proxy if "://" in place.proxy else f"//{place.proxy}")
-        by_proxy = f", by way of the proxy {parts.hostname}{'' if parts.port is None else f':{parts.port}'}"
+        by_proxy = f", by way of the proxy {shown_proxy(place.proxy)}"
     if quickest is not None:
         milliseconds = quickest.round_trip_seconds * 1000
         yield _well("endpoint", f"{place.host} answers within {milliseconds:,.0f} ms{by_proxy}")

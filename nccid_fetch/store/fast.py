@@ -20,9 +20,10 @@ import pycurl
 
 from ..bandwidth import Bandwidth
 from ..disk import cores
-from ..errors import ObjectError, Reason, RefusedError, ThrottledError, TransientError
+from ..errors import EndpointError, RefusedError, ThrottledError, TransientError
+from ..keys import printable
 from ..model import Chunk, ETag, RemoteObject
-from .answers import code_of, run_error
+from .answers import Document, document_of, run_error
 from .protocol import CHUNK_BYTES, WHOLE_BYTES_MAX, Facts
 from .reactor import Buffers, Exchange, Reactor
 from .session import CONNECT_TIMEOUT_SECONDS, Session
@@ -46,10 +47,12 @@ class FastReader:
     Args:
         session: The open session.
         connections: Connections to keep open.
+        is_required: Whether nobody else is to read what this reader cannot.
     """
 
-    def __init__(self, session: Session, *, connections: int) -> None:
+    def __init__(self, session: Session, *, connections: int, is_required: bool = False) -> None:
         self.session = session
+        self._is_required = is_required
         address = urlsplit(session.base_url)
         self._origin = f"{address.scheme}://{address.netloc}"
         self._folder = address.path
@@ -74,13 +77,23 @@ class FastReader:
         self.honours_ranges = True
         self.has_given = False
         self.failures = 0
+        self.last_failure = ""
 
     def can_read(self, key: str) -> bool:  # noqa: ARG002 - the protocol asks.
         """Every key can be read, but for a server that this reader does not get along with.
 
         Where the endpoint was gone or busy, what failed may have failed for that.
+
+        Raises:
+            EndpointError: There is such a server, and this reader is required.
         """
-        return self.has_given or self.failures < _FAILURES_MAX or self.session.governor.had_trouble
+        works = self.has_given or self.failures < _FAILURES_MAX or self.session.governor.had_trouble
+        if self._is_required and not works:
+            raise EndpointError(
+                f"libcurl gets nothing from {self.session.where}: {self.last_failure}",
+                hint="--transport auto reads with aioboto3 where libcurl does not work",
+            )
+        return works
 
     def get(self, remote: RemoteObject, start: int = 0, stop: int | None = None) -> "_FastBody":
         """Open an object's body; see `Reader.get`. A refusal is left to the reference reader to explain."""
@@ -123,7 +136,7 @@ class _FastBody:
     """An answer to a GET: a body while it is open, and the context that opens and closes it."""
 
     etag: ETag
-    length: int
+    length: int | None
     facts: Facts | None
 
     def __init__(
@@ -149,7 +162,9 @@ class _FastBody:
             self._reactor.abandon(exchange)
             raise
         self.etag = ETag.parse(exchange.headers.get("etag", ""))
-        self.length = exchange.length
+        self.length = None if exchange.length < 0 else exchange.length
+        asked = (self._remote.size if self._stop is None else self._stop) - self._start
+        self._expected = asked if self.length is None else self.length
         self.facts = Facts.of(exchange.headers)
         self._reader.session.governor.answers += 1
         return self
@@ -169,7 +184,8 @@ class _FastBody:
         while not (exchange.ended or exchange.has_chunk):
             await self._reactor.news(exchange)
         session = self._reader.session
-        error = run_error(exchange.status, code_of(bytes(exchange.take() or b"")), exchange.headers, session.endpoint)
+        code, _ = document_of(bytes(exchange.take() or b"")) or Document("")
+        error = run_error(exchange.status, code, exchange.headers, session.where)
         if isinstance(error, ThrottledError):
             session.governor.slowed(error)
             raise error
@@ -178,18 +194,16 @@ class _FastBody:
         """Take the answer, or leave it to the reference reader.
 
         Raises:
-            ObjectError: The object was replaced.
             RefusedError: It is no answer that bytes can be taken from.
         """
         reader, status = self._reader, exchange.status
         endpoint = reader.session.endpoint
-        if status == 412:
-            raise ObjectError(Reason.CHANGED, "it was replaced after it was listed; a rerun fetches the new version")
         if not status or status >= 500:
             reader.failures += 1
+            reader.last_failure = printable(str(status or exchange.failure))
             raise RefusedError(f"{endpoint} did not give it: {status or exchange.failure}")
         is_part = self._start > 0 or self._stop is not None
-        if status != (206 if is_part else 200) or exchange.length < 0:
+        if status != (206 if is_part else 200):
             reader.honours_ranges &= not (is_part and status == 200)
             raise RefusedError(f"{endpoint} refused it ({status})")
         if is_part and not exchange.headers.get("content-range", "").startswith(f"bytes {self._start}-"):
@@ -224,10 +238,10 @@ class _FastBody:
 
         What the system receives ahead is on the line from the beginning, as if it had come.
         """
-        come = max(received, min(self.length, received + LIMITED_AHEAD_BYTES))
+        come = max(received, min(self._expected, received + LIMITED_AHEAD_BYTES))
         if come < self._taken:
             return
-        piece = bandwidth.piece(min(CHUNK_BYTES, max(0, self.length - come)))
+        piece = bandwidth.piece(min(CHUNK_BYTES, max(0, self._expected - come)))
         over, self._taken = come - self._taken, come + piece
         if piece:
             await bandwidth.take(over + piece)

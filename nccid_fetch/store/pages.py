@@ -18,20 +18,14 @@ from xml.etree import ElementTree as ET
 
 import aiohttp
 from botocore.awsrequest import AWSRequest
-from botocore.exceptions import (
-    BotoCoreError,
-    ConnectTimeoutError,
-    EndpointConnectionError,
-    ProxyConnectionError,
-    SSLError,
-)
+from botocore.exceptions import BotoCoreError
 
 from ..errors import ListingError, TransientError
 from ..keys import printable
 from ..model import ETag, RemoteObject
-from .answers import code_of, listing_error, region_of
+from .answers import PORTAL_HINT, Document, document_of, listing_error
 from .session import Session
-from .strict import unreachable
+from .strict import failure_of
 
 PAGE_KEYS = 1000
 PAGE_BYTES_MAX = 16 << 20
@@ -106,45 +100,40 @@ class Lister:
                 bandwidth.owe(len(body) - expected)
                 self._expected = max(len(body), self._expected)
             if status != 200:
-                if region := region_of(body):
+                code, region = document_of(body) or Document("")
+                if region:
                     headers = {"x-amz-bucket-region": region, **headers}
-                raise listing_error(status, code_of(body), headers, self._session.endpoint, goes_on=token is not None)
+                raise listing_error(status, code, headers, self._session.where, goes_on=token is not None)
         try:
             return parse_page(body, bucket=self._session.source.bucket, prefix=prefix, delimiter=delimiter)
         except ListingError as error:
-            raise ListingError(f"{self._session.endpoint}: {error.message}", error.hint) from error
+            raise ListingError(f"{self._session.where}: {error.message}", error.hint) from error
 
     async def _ask(self, url: str) -> tuple[int, dict[str, str], bytes]:
         request = await self._session.sign(AWSRequest(method="GET", url=url))
         request.stream_output = True
-        endpoint = self._session.endpoint
+        session = self._session
         try:
-            response = await self._session.http.send(request)
+            response = await session.http.send(request)
             try:
-                body = await _read(response.raw.content, endpoint)
+                body = await _read(response.raw.content, session.where)
             finally:
                 response.raw.release()
-        except (EndpointConnectionError, ConnectTimeoutError, ProxyConnectionError, SSLError) as error:
-            raise unreachable(error, endpoint) from error
         except BotoCoreError as error:
-            raise TransientError(f"{endpoint} broke off a listing: {_last_line(error)}") from error
+            raise failure_of(error, session.endpoint, session.proxy_name, of="a listing") from error
         return response.status_code, response.headers, body
 
 
-async def _read(stream: aiohttp.StreamReader, endpoint: str) -> bytes:
+async def _read(stream: aiohttp.StreamReader, where: str) -> bytes:
     body = bytearray()
     try:
         async for chunk in stream.iter_any():
             body += chunk
             if len(body) > PAGE_BYTES_MAX:
-                raise ListingError(f"{endpoint} answered a listing with more than {PAGE_BYTES_MAX >> 20} MiB")
+                raise ListingError(f"{where} answered a listing with more than {PAGE_BYTES_MAX >> 20} MiB")
     except (aiohttp.ClientError, TimeoutError) as error:
-        raise TransientError(f"{endpoint} broke off a listing") from error
+        raise TransientError(f"{where} broke off a listing") from error
     return bytes(body)
-
-
-def _last_line(error: Exception) -> str:
-    return printable(str(error).splitlines()[-1] if str(error) else type(error).__name__)
 
 
 def parse_page(body: bytes, *, bucket: str, prefix: str, delimiter: str | None = None) -> Page:
@@ -270,15 +259,12 @@ def _root(body: bytes, bucket: str) -> ET.Element:
     try:
         root = ET.fromstring(_NAMESPACE.sub(rb"\1", body, count=1))  # noqa: S314 - no declarations, see above.
     except ET.ParseError as error:
-        raise ListingError(f"the answer to a listing is not XML ({error})", _PORTAL) from None
+        raise ListingError(f"the answer to a listing is not XML ({error})", PORTAL_HINT) from None
     if root.tag != "ListBucketResult":
-        raise ListingError(f"the answer to a listing is a <{printable(root.tag[:40])}>", _PORTAL)
+        raise ListingError(f"the answer to a listing is a <{printable(root.tag[:40])}>", PORTAL_HINT)
     if root.findtext("Name") != bucket:
-        raise ListingError(f"the listing is of bucket {printable(str(root.findtext('Name'))[:80])!r}", _PORTAL)
+        raise ListingError(f"the listing is of bucket {printable(str(root.findtext('Name'))[:80])!r}", PORTAL_HINT)
     return root
-
-
-_PORTAL = "is there a captive portal or a proxy between here and the endpoint?"
 
 
 def _object(entry: ET.Element, decode: Callable[[str], str]) -> RemoteObject:

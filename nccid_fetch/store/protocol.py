@@ -62,14 +62,14 @@ class Body(Protocol):
 
     Attributes:
         etag: The version that is being sent.
-        length: Bytes that this answer promises.
+        length: Bytes that this answer promises; None if it does not say, as one in chunks does not.
         facts: What its headers tell, if this reader shows them.
     """
 
     @property
     def etag(self) -> ETag: ...  # noqa: D102
     @property
-    def length(self) -> int: ...  # noqa: D102
+    def length(self) -> int | None: ...  # noqa: D102
     @property
     def facts(self) -> Facts | None: ...  # noqa: D102
 
@@ -106,7 +106,7 @@ class Reader(Protocol):
         Raises:
             RefusedError: From the fast reader, whatever the cause: the reference reader is to be asked at once.
             TransientError: Worth another attempt. RangeIgnoredError if `start` or `stop` was not honoured.
-            ObjectError: It changed, is gone, denied or archived.
+            ObjectError: It changed, is gone, denied or archived, in S3's own words.
             RunError: The credentials or the endpoint are at fault, not the object.
         """
         ...

@@ -6,17 +6,10 @@ from time import monotonic
 from typing import Any
 
 import aiohttp
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    ConnectTimeoutError,
-    EndpointConnectionError,
-    ProxyConnectionError,
-    SSLError,
-)
+from botocore.exceptions import BotoCoreError, ClientError
 
 from ..bandwidth import Bandwidth
-from ..errors import NccidFetchError, RangeIgnoredError, ShortBodyError, TransientError
+from ..errors import NccidFetchError, ObjectError, RangeIgnoredError, Reason, TransientError
 from ..keys import printable
 from ..model import Chunk, ETag, RemoteObject
 from . import pace
@@ -24,7 +17,10 @@ from .answers import object_error
 from .pace import Pace
 from .protocol import CHUNK_BYTES, WHOLE_BYTES_MAX, Body, Facts
 from .session import Session
-from .strict import LIMITED_AHEAD_BYTES, LIMITED_READ_BYTES, unreachable
+from .strict import LIMITED_AHEAD_BYTES, LIMITED_READ_BYTES, failure_of
+
+_BUSY = {408, 429, 500, 502, 503, 504}
+"""What a server answers that is in trouble: then it is not asked in another way at once."""
 
 
 class ReferenceReader:
@@ -58,22 +54,26 @@ class ReferenceReader:
             taken = min(length, bandwidth.piece(CHUNK_BYTES) + LIMITED_AHEAD_BYTES)
         response = await self._call("get_object", remote, taken, **options)
         stream = response["Body"]
+        where = self._session.where
         try:
-            if is_part and not str(response.get("ContentRange", "")).startswith(f"bytes {start}-"):
-                raise RangeIgnoredError(f"{self._session.endpoint} ignored a range")
-            if "ContentLength" not in response:
-                raise ShortBodyError(f"{self._session.endpoint} does not say how long the body is")
+            status = response["ResponseMetadata"]["HTTPStatusCode"]
+            if is_part and (status != 206 or not str(response.get("ContentRange", "")).startswith(f"bytes {start}-")):
+                raise RangeIgnoredError(f"{where} ignored a range")
+            if not is_part and status != 200:
+                raise TransientError(f"{where} answered {status}, which is no answer of S3's")
             # What resumes a body comes in small chunks however little it is: on a line that goes on breaking, each is kept.
-            whole = not start and response["ContentLength"] <= whole_max
+            whole = not start and response.get("ContentLength", length) <= whole_max
             yield _ReferenceBody(
-                response, stream, self._session.endpoint, whole=whole, bandwidth=bandwidth, taken=taken
+                response, stream, where, expected=length, whole=whole, bandwidth=bandwidth, taken=taken
             )
         finally:
             stream.close()
 
     async def facts(self, remote: RemoteObject) -> Facts:
         """Ask for what only headers tell. Raises as `get` does."""
-        response = await self._call("head_object", remote, ChecksumMode="ENABLED")
+        response = await self._head(remote, ChecksumMode="ENABLED")
+        if ETag.parse(response["ETag"]) != remote.etag:
+            raise ObjectError(Reason.CHANGED, "it was replaced after it was listed; a rerun fetches the new version")
         return Facts.of(response["ResponseMetadata"]["HTTPHeaders"])
 
     async def part_sizes(self, remote: RemoteObject, *, each: bool = False) -> list[int] | None:
@@ -105,7 +105,7 @@ class ReferenceReader:
         return sizes if sum(sizes) == remote.size else None
 
     async def _part_size(self, remote: RemoteObject, number: int) -> int | None:
-        response = await self._call("head_object", remote, PartNumber=number)
+        response = await self._head(remote, PartNumber=number)
         if response.get("PartsCount", remote.etag.parts) != remote.etag.parts:
             return None
         size = response.get("ContentLength")
@@ -113,6 +113,24 @@ class ReferenceReader:
         if size is None or (size == remote.size and remote.etag.parts != 1):
             return None
         return int(size)
+
+    async def _head(
+        self,
+        remote: RemoteObject,
+        **options: Any,  # noqa: ANN401 - botocore has no types.
+    ) -> dict[str, Any]:
+        """Ask for headers alone, or for as much by GET where that is refused.
+
+        An answer to HEAD has no document that says why, and may be anybody's; that to a GET has one if it is S3's.
+        """
+        try:
+            response = await self._call("head_object", remote, **options)
+        except _HeadRefusedError:
+            response = await self._call("get_object", remote, **options)
+            response["Body"].close()
+        if not response.get("ETag"):
+            raise TransientError(f"{self._session.where} answered without an ETag, which is no answer of S3's")
+        return response
 
     async def _call(
         self,
@@ -125,19 +143,23 @@ class ReferenceReader:
             return await self._send(operation, remote, options)
 
     async def _send(self, operation: str, remote: RemoteObject, options: dict[str, Any]) -> dict[str, Any]:
-        endpoint = self._session.endpoint
-        await self._session.credentials()  # So that a refresh that fails is a CredentialsError.
+        session = self._session
+        await session.credentials()  # So that a refresh that fails is a CredentialsError.
         try:
-            response: dict[str, Any] = await getattr(self._session.client, operation)(
-                Bucket=self._session.source.bucket, Key=remote.key, IfMatch=remote.etag.header, **options
+            response: dict[str, Any] = await getattr(session.client, operation)(
+                Bucket=session.source.bucket, Key=remote.key, IfMatch=remote.etag.header, **options
             )
         except ClientError as error:
-            raise _refused(error, endpoint) from None  # It has the server's words, which may quote the request.
-        except (EndpointConnectionError, ConnectTimeoutError, ProxyConnectionError, SSLError) as error:
-            raise unreachable(error, endpoint) from error
-        except (BotoCoreError, aiohttp.ClientError, TimeoutError) as error:
-            raise TransientError(f"{endpoint} broke off: {printable(type(error).__name__)}") from error
+            raise _refused(error, session.where) from None  # It has the server's words, which may quote the request.
+        except BotoCoreError as error:
+            raise failure_of(error, session.endpoint, session.proxy_name) from error
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise TransientError(f"{session.where} broke off: {printable(type(error).__name__)}") from error
         return response
+
+
+class _HeadRefusedError(TransientError):
+    """A HEAD was refused, and nothing tells by whom."""
 
 
 class _ReferenceBody:
@@ -145,20 +167,22 @@ class _ReferenceBody:
         self,
         response: dict[str, Any],
         stream: Any,  # noqa: ANN401 - aiobotocore has no types.
-        endpoint: str,
+        where: str,
         *,
+        expected: int,
         whole: bool,
         bandwidth: Bandwidth | None = None,
         taken: int = 0,
         now: Callable[[], float] = monotonic,
     ) -> None:
         self.etag = ETag.parse(response.get("ETag", ""))
-        self.length = int(response["ContentLength"])
+        self.length: int | None = response.get("ContentLength")
         self.facts = Facts.of(response["ResponseMetadata"]["HTTPHeaders"])
-        self._stream, self._endpoint = stream, endpoint
+        self._stream, self._where = stream, where
         self._now, self._waited = now, 0.0
         self._bandwidth, self._taken = bandwidth, taken
-        self._wanted = self.length if whole else CHUNK_BYTES
+        self._expected = expected if self.length is None else self.length
+        self._wanted = self._expected if whole else CHUNK_BYTES
 
     async def chunks(self) -> AsyncIterator[Chunk]:
         buffer = bytearray()
@@ -170,14 +194,14 @@ class _ReferenceBody:
                 received += len(chunk)
                 if speed.is_too_slow(self._waited, received):
                     raise TransientError(
-                        f"{self._endpoint} sent a body at less than {pace.SLOW_BYTES_PER_SECOND:g} bytes a second"
+                        f"{self._where} sent a body at less than {pace.SLOW_BYTES_PER_SECOND:g} bytes a second"
                     )
                 buffer += chunk
-                if len(buffer) >= self._wanted or received > self.length:
+                if len(buffer) >= self._wanted or received > self._expected:
                     yield bytes(buffer)
                     buffer.clear()
         except (aiohttp.ClientError, BotoCoreError, TimeoutError, OSError) as error:
-            raise TransientError(f"{self._endpoint} broke off after {received} bytes") from error
+            raise TransientError(f"{self._where} broke off after {received} bytes") from error
         if buffer:
             yield bytes(buffer)
 
@@ -186,10 +210,10 @@ class _ReferenceBody:
 
         While nobody reads, nobody sends, but for what the system receives ahead.
         """
-        if self._bandwidth is None or received >= self.length:
+        if self._bandwidth is None or received >= self._expected:
             return CHUNK_BYTES
-        if received + LIMITED_AHEAD_BYTES >= self._taken < self.length:
-            piece = self._bandwidth.piece(min(CHUNK_BYTES, self.length - self._taken))
+        if received + LIMITED_AHEAD_BYTES >= self._taken < self._expected:
+            piece = self._bandwidth.piece(min(CHUNK_BYTES, self._expected - self._taken))
             await self._bandwidth.take(piece)
             self._taken += piece
         return LIMITED_READ_BYTES
@@ -202,19 +226,14 @@ class _ReferenceBody:
         return chunk
 
 
-def _refused(error: ClientError, endpoint: str) -> NccidFetchError:
+def _refused(error: ClientError, where: str) -> NccidFetchError:
     metadata = error.response.get("ResponseMetadata", {})
     told = error.response.get("Error", {})
+    status, headers = metadata.get("HTTPStatusCode", 0), metadata.get("HTTPHeaders", {})
+    if error.operation_name == "HeadObject" and status not in _BUSY:
+        return _HeadRefusedError(f"{where} refused a HEAD ({status})")
     code = told.get("Code", "")
-    status = metadata.get("HTTPStatusCode", 0)
-    if status == 400 and error.operation_name == "HeadObject":
-        status = (
-            403  # So does S3 refuse a token that has expired. As with a denial, a listing of the key has more to say.
-        )
-    return object_error(
-        status,
-        "" if code.isdigit() else printable(code[:64]),  # An answer to HEAD has no body: botocore repeats the status.
-        metadata.get("HTTPHeaders", {}),
-        endpoint,
-        told.get("Message") or "",
-    )
+    if region := told.get("Region"):
+        headers = {"x-amz-bucket-region": region, **headers}
+    # Without a document of S3's (see `strict`), botocore gives the status for a code.
+    return object_error(status, "" if code.isdigit() else code[:64], headers, where, told.get("Message") or "")

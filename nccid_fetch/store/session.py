@@ -39,7 +39,7 @@ from ..governor import Governor
 from ..keys import printable
 from ..settings import Source
 from . import programs
-from .strict import StrictConfig, StrictSession
+from .strict import StrictConfig, StrictSession, shown_proxy
 
 CONNECT_TIMEOUT_SECONDS = 10.0
 ASK_SECONDS = 10.0
@@ -104,6 +104,16 @@ class Session:
     def endpoint(self) -> str:
         """The host that is asked, for messages."""
         return urlsplit(self.base_url).netloc
+
+    @property
+    def proxy_name(self) -> str | None:
+        """Host and port of the proxy, for messages; None without one."""
+        return None if self.proxy is None else shown_proxy(self.proxy)
+
+    @property
+    def where(self) -> str:
+        """The host that is asked, and the proxy on the way there, for messages about an answer: either may have given it."""
+        return self.endpoint if self.proxy is None else f"{self.endpoint} (through the proxy {self.proxy_name})"
 
     @property
     def provided(self) -> Any:  # noqa: ANN401 - botocore has no types.
@@ -314,12 +324,12 @@ def _check_proxies(proxies: dict[str, str]) -> None:
     for scheme, url in proxies.items():
         try:
             parts = urlsplit(url if "://" in url else f"http://{url}")
-            is_one = bool(parts.hostname) and parts.port != 0
+            is_one = bool(parts.hostname) and parts.port != 0 and parts.scheme in {"http", "https"}
         except ValueError:
             is_one = False
         if not is_one:
             raise UsageError(
-                f"the proxy for {scheme} is not a URL",
+                f"the proxy for {scheme} is not the URL of an HTTP proxy",
                 hint="check HTTPS_PROXY and HTTP_PROXY, for example http://host:3128",
             )
 

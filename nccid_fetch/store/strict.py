@@ -7,18 +7,24 @@ certificate for any host, read an error to its end however long it is, fail at a
 import socket
 import ssl
 from typing import Any
+from urllib.parse import urlsplit
 
 from aiobotocore.config import AioConfig
 from aiobotocore.httpsession import AIOHTTPSession
-from aiohttp import ClientConnectorCertificateError
+from aiohttp import ClientConnectorCertificateError, ClientHttpProxyError, ClientResponseError, ClientTimeout
 from botocore.awsrequest import AWSPreparedRequest
-from botocore.exceptions import BotoCoreError
+from botocore.exceptions import (
+    BotoCoreError,
+    ConnectTimeoutError,
+    EndpointConnectionError,
+    ProxyConnectionError,
+    SSLError,
+)
 
-from ..errors import UnreachableError, UntrustedError
+from ..errors import ProxyError, TransientError, UnreachableError, UntrustedError
 from ..keys import printable
+from .answers import ERROR_BYTES_MAX, document_of
 
-ERROR_BYTES_MAX = 64 << 10
-"""S3's error documents are below one KiB."""
 _LIMITED_RECEIVE_BYTES = 128 << 10
 LIMITED_AHEAD_BYTES = 2 * _LIMITED_RECEIVE_BYTES
 """What the system receives of a body before it is asked for, all the same: Linux allots twice what it is told to."""
@@ -80,7 +86,7 @@ class _Refusal:
         return getattr(self._raw, name)
 
     async def read(self) -> bytes:
-        """Return the body, or nothing if it is none of S3's: then the status has to do."""
+        """Return the body if it is an error document of S3's, else nothing: botocore takes other documents for one."""
         body = bytearray()
         try:
             async for chunk in self._raw.content.iter_any():
@@ -90,7 +96,7 @@ class _Refusal:
                     break
         finally:
             self._raw.close()
-        return b"" if b"<!" in body or b"\0" in body else bytes(body)  # As in `pages`: entities can explode.
+        return bytes(body) if document_of(bytes(body)) else b""
 
 
 class _Strict:
@@ -100,7 +106,15 @@ class _Strict:
         self._session = session
 
     async def request(self, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - passes on what it is given.
+        if options.get("proxy"):
+            options["timeout"] = _with_proxy(self._session.timeout)
         return _Answer(await self._session.request(*arguments, **options, allow_redirects=False))
+
+
+def _with_proxy(timeout: ClientTimeout) -> ClientTimeout:
+    """Limit how long a proxy may take to connect as well: aiohttp would wait for its answer to CONNECT for ever."""
+    connect = None if timeout.sock_connect is None else 2 * timeout.sock_connect
+    return ClientTimeout(connect=connect, sock_connect=timeout.sock_connect, sock_read=timeout.sock_read)
 
 
 class _Limited:
@@ -148,10 +162,36 @@ class StrictConfig(AioConfig):  # type: ignore[misc]
         return StrictConfig(is_limited=self._is_limited or getattr(other_config, "_is_limited", False), **options)
 
 
-def unreachable(error: BotoCoreError, endpoint: str) -> UnreachableError:
-    """Return what a connection that could not be made comes to. Nothing was sent over it.
+def shown_proxy(url: str) -> str:
+    """Return a proxy's host and port: no user and no password.
 
-    A certificate that is not trusted may be a captive portal's, so that it is worth another attempt like any other.
+    >>> shown_proxy("http://user:secret@proxy.example:3128/")
+    'proxy.example:3128'
+    """
+    parts = urlsplit(url if "://" in url else f"//{url}")
+    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+    return printable(f"{host}{'' if parts.port is None else f':{parts.port}'}")
+
+
+def failure_of(error: BotoCoreError, endpoint: str, proxy: str | None, *, of: str = "") -> TransientError:
+    """Return what a request comes to that was not answered.
+
+    ============================================  ==========================================================
+    What happened                                 Then
+    ============================================  ==========================================================
+    a certificate is not trusted                  UntrustedError: it may be a captive portal's
+    the proxy answered, and does not connect      ProxyError with its status
+    no connection, with or without a proxy        ProxyError, UnreachableError: nothing was sent
+    a connection ended, or its answer is no HTTP  TransientError, which names the proxy
+    ============================================  ==========================================================
+
+    A client's own words are not repeated where there is a proxy: they may quote its address with its password.
+
+    Args:
+        error: What the client raised.
+        endpoint: The host that was asked.
+        proxy: The proxy on the way there, as `shown_proxy` has it; None for none.
+        of: What was asked for, for the message.
     """
     cause = error.kwargs.get("error")
     if isinstance(cause, ClientConnectorCertificateError):
@@ -160,4 +200,16 @@ def unreachable(error: BotoCoreError, endpoint: str) -> UnreachableError:
             f"{endpoint} shows a certificate that is not trusted ({why}); if it is your own network's, AWS_CA_BUNDLE "
             "names the file of those to trust"
         )
-    return UnreachableError(f"{endpoint} cannot be reached")
+    if isinstance(cause, ClientHttpProxyError):
+        told = f"{cause.status} {printable(cause.message[:80])}".rstrip()
+        return ProxyError(f"the proxy {proxy} does not connect to {endpoint}: it answered {told}", has_answered=True)
+    if isinstance(error, ProxyConnectionError):
+        return ProxyError(f"the proxy {proxy} cannot be reached")
+    if isinstance(error, (EndpointConnectionError, ConnectTimeoutError, SSLError)):
+        if proxy is not None:
+            return ProxyError(f"{endpoint} cannot be reached through the proxy {proxy}")
+        return UnreachableError(f"{endpoint} cannot be reached")
+    where = endpoint if proxy is None else f"{endpoint} (through the proxy {proxy})"
+    if isinstance(cause, ClientResponseError):
+        return TransientError(f"{where} sent an answer that is not HTTP")
+    return TransientError(f"{where} broke off{of and f' {of}'}: {printable(type(error).__name__)}")

@@ -235,6 +235,21 @@ class Status:
 
 
 @dataclass(frozen=True, slots=True)
+class NoParts:
+    """The truth, but for requests of a part, which get something else: the whole object, unless told otherwise."""
+
+    instead: Action | None = None
+
+    async def tell(self, exchange: "Exchange") -> None:
+        if "partNumber" not in exchange.request.query:
+            await exchange.send(exchange.honest())
+        elif self.instead is not None:
+            await self.instead.tell(exchange)
+        else:
+            await exchange.send(exchange.honest(ranged=False))
+
+
+@dataclass(frozen=True, slots=True)
 class Redirect:
     """Sends the client elsewhere, to exactly this URL."""
 
