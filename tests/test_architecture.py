@@ -37,7 +37,7 @@ RANKS = (
     (
         *("bandwidth", "decisions", "governor", "journal", "planfile", "ranges", "room", "stopping"),
         *("summary",),
-        *("cli.flags", "cli.usage", "demo.server", "doctor.findings"),
+        *("cli.flags", "cli.usage", "demo.server", "doctor.findings", "store.providers"),
     ),
     (
         *("admission", "destination", "holdings", "hours", "progress"),
@@ -240,9 +240,10 @@ def test_nothing_ever_changes_the_bucket_or_asks_what_readers_may_not() -> None:
 def test_nothing_forks_after_there_are_threads() -> None:
     """The demo's server is another program. A child of ours would have the locks of threads that it has not.
 
-    What `--on-finish` starts is another program as well: Python forks for it, and does nothing in the child but start it.
+    What `--on-finish` or a `credential_process` starts is another program as well: Python forks for it, and does nothing in
+    the child but start it.
     """
-    starts = {"cli.records.finish": {"subprocess"}}
+    starts = {"cli.records.finish": {"subprocess"}, "store.programs": {"subprocess"}}
     forks = {"os.fork", "os.forkpty", "ProcessPoolExecutor", "concurrent.futures.ProcessPoolExecutor"}
     for module in modules().keys() - below("demo"):
         assert not others(module) & {"multiprocessing", "subprocess", "pty"} - starts.get(module, set()), module
