@@ -4,41 +4,24 @@ Whoever learns of such a thing learns it for all. So every request passes throug
 is *held*: nobody sends anything, but for one request at a time that asks whether it is over. That is no request of its
 own making, but the next one that was due. While the run is held, no object loses an attempt.
 
-=============================================  ===============================================================
-A request learns that                          Then
-=============================================  ===============================================================
-the endpoint cannot be reached                 all are held, and one asks at once, to see whether it is so
-the credentials have expired, or none are had  all are held; they are read anew, then one asks
-the credentials are wrong                      the same, if what is read is new; else the run ends at once
-all should come back after so many seconds     all are held for so long, then one asks
-it should slow down, and no word on how long   nobody is held; fewer are in flight from now on (see `adaptive`)
-anything else                                  it was answered
-=============================================  ===============================================================
-
-Outside of `--window`, `hours` shuts it: nobody sends anything, and none asks. When it is opened again, the credentials
-are read anew before anything is asked, as if they had expired. Time outside counts for nothing.
-
-A reason to be held, and what comes then: for each pair, what becomes of the run. The request that asks for all is the
-*lead*.
-
-=========================  =============  =============  =============  =============  =============
-Then                       gone           expired        wrong          slowed         window
-=========================  =============  =============  =============  =============  =============
-the lead is answered       goes on        goes on        goes on        goes on        stays shut
-the lead is denied         goes on        next one asks  next one asks  goes on        stays shut
-the server fails (5xx)     goes on        next one asks  next one asks  goes on        stays shut
-the lead meets the same    held on        held on        held on        held on        stays shut
-the lead meets another     held for that  held for that  held for that  held for that  stays shut
-others are read            (not read)     one asks       one asks       (not read)     stays shut
-the same are read          (not read)     one asks       ends           (not read)     stays shut
-none are read              (not read)     held on        held on        (not read)     stays shut
-the lead is cancelled      next one asks  next one asks  next one asks  next one asks  stays shut
-an earlier one is answered held on        held on        held on        held on        stays shut
-the time for it is over    ends           ends           ends           ends           stays shut
-the window closes          shut           shut           shut           shut           (shut)
-the window opens           (open)         (open)         (open)         (open)         credentials
-the run is ended           ends           ends           ends           ends           ends
-=========================  =============  =============  =============  =============  =============
+==============================================  =============  =============  =============  =============  =============
+Then                        gone           expired        wrong          slowed         window
+==========================  =============  =============  =============  =============  =============
+the lead is answered        goes on        goes on        goes on        goes on        stays shut
+the lead is denied          goes on        next one asks  next one asks  goes on        stays shut
+the server fails (5xx)      goes on        next one asks  next one asks  goes on        stays shut
+the lead meets the same     held on        held on        held on        held on        stays shut
+the lead meets another      held for that  held for that  held for that  held for that  stays shut
+others are read             (not read)     one asks       one asks       (not read)     stays shut
+the same are read           (not read)     one asks       ends           (not read)     stays shut
+none are read               (not read)     held on        held on        (not read)     stays shut
+the lead is cancelled       next one asks  next one asks  next one asks  next one asks  stays shut
+an earlier one is answered  next one asks  next one asks  next one asks  next one asks  stays shut
+the time for it is over     ends           ends           ends           ends           stays shut
+the window closes           shut           shut           shut           shut           (shut)
+the window opens            (open)         (open)         (open)         (open)         credentials
+the run is ended            ends           ends           ends           ends           ends
+==========================  =============  =============  =============  =============  =============
 
 When the window closes or opens, or the run is ended, the lead is the lead no longer: what it still hears, or reads of
 credentials, decides nothing. Held on: the next one asks after a longer pause. Each reason has `--retry-for` from its

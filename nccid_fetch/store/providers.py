@@ -22,7 +22,9 @@ raises anything else                               its name, and the type of wha
 import os
 import re
 import shlex
+import stat
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -33,6 +35,7 @@ from botocore.config import Config
 from botocore.credentials import AssumeRoleProvider, ProcessProvider, ReadOnlyCredentials
 from botocore.exceptions import (
     ClientError,
+    ConfigNotFound,
     ConfigParseError,
     ConnectionError,  # noqa: A004 - botocore's own.
     CredentialRetrievalError,
@@ -73,7 +76,9 @@ ORIGINS = {
     "iam-role": "this machine's role",
 }
 """botocore's words for where credentials come from."""
+_LATER = "try again later; a proxy or gateway may have answered in its place"
 _SENDABLE = re.compile(r"[!-~]+")
+_CACHE_KEY = re.compile(r"[0-9a-f]{40}")
 _VARIABLES = {
     "access key": "AWS_ACCESS_KEY_ID",
     "secret key": "AWS_SECRET_ACCESS_KEY",
@@ -213,10 +218,10 @@ class Attempt:
                     f"the role of profile {printable(self._profile)} wants an MFA code, and nobody is asked for one here",
                     f"`aws sts get-caller-identity{named}` asks for the code, and what it is given is used here",
                 )
-            case SSOError() | TokenRetrievalError():
+            case Exception() if _is_about_login(error):
                 login = f"aws sso login{_named(_signing_on(core, self._profile))}"
                 return _unusable("the login of single sign-on has expired, or there is none", login)
-            case InvalidConfigError() | PartialCredentialsError():  # They quote names, no values.
+            case InvalidConfigError() | ConfigNotFound() | PartialCredentialsError():  # They quote names, no values.
                 return _unusable(printable(str(error)), "correct the profile, or choose another one with --profile")
             case RuntimeError() if "expired" in str(error):
                 return _expired(self._name)
@@ -252,10 +257,11 @@ class Attempt:
         match error:
             case ClientError():
                 code = printable(str(error.response.get("Error", {}).get("Code", "Unknown"))[:64])
-                return _unusable(f"{error.operation_name} was refused: {code}", _see(named))
+                if not code.isdecimal():
+                    return _unusable(f"{error.operation_name} was refused: {code}", _see(named))
+                return _unusable(f"{error.operation_name} was answered with {code}, and not as AWS does", _LATER)
             case ResponseParserError():
-                told = f"what was asked for {self._name} did not answer as AWS does"
-                return _unusable(told, "try again later; a proxy or gateway may have answered in its place")
+                return _unusable(f"what was asked for {self._name} did not answer as AWS does", _LATER)
             case HTTPClientError() | ConnectionError():
                 return self._unreached(error)
             case CredentialRetrievalError():
@@ -360,6 +366,18 @@ class _CodeWantedError(Exception):
     """A provider wants an MFA code."""
 
 
+def _is_about_login(error: Exception) -> bool:
+    """Say whether single sign-on has to be done again: it is over, was never done, or its file is damaged."""
+    match error:
+        case SSOError() | TokenRetrievalError():
+            return True
+        case ClientError(operation_name="GetRoleCredentials"):
+            return bool(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") == 401)
+        case KeyError():
+            return _CACHE_KEY.fullmatch(str(error.args[0])) is not None if error.args else False
+    return False
+
+
 def _refuse_to_prompt(_: str) -> str:
     raise _CodeWantedError
 
@@ -411,8 +429,11 @@ def _nothing(core: _Core, profile: str) -> tuple[str, str]:
     """Say what there is in place of credentials."""
     for name in reversed(_FILES.values()):
         path = _path(core, name)
-        if os.path.isdir(path):  # noqa: PTH112
-            return f"{printable(path)} is a folder", _CHOOSE
+        with suppress(OSError):
+            kind = os.stat(path).st_mode  # noqa: PTH116
+            if stat.S_ISDIR(kind) or stat.S_ISFIFO(kind):  # botocore reads neither, and says nothing.
+                what = "a folder" if stat.S_ISDIR(kind) else "a pipe"
+                return f"{printable(path)} is {what}, and no file", _CHOOSE
         if os.path.exists(path) and not os.access(path, os.R_OK):  # noqa: PTH110
             return f"{printable(path)} may not be read", f"check the rights of {shlex.quote(path)}"
     if "login_session" in core.full_config.get("profiles", {}).get(profile, {}):
