@@ -260,7 +260,7 @@ async def open_session(
                 f"the S3 client cannot be set up: {error}", hint="check --endpoint-url and --region"
             ) from error
         source.check_endpoint(base_url)  # It may have come from AWS_ENDPOINT_URL or a profile.
-        proxies = get_environ_proxies(base_url)
+        proxies = get_environ_proxies(client.meta.endpoint_url)  # As the client itself: NO_PROXY is held against that.
         _check_proxies(proxies)
         http = await stack.enter_async_context(
             StrictSession(
