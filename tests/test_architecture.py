@@ -32,7 +32,7 @@ RANKS = (
     ),
     (
         *("diagnosis", "events", "settings", "shards", "staging", "walk"),
-        *("cli.origins", "demo.synthetic", "store.answers", "store.protocol", "store.strict"),
+        *("cli.origins", "demo.synthetic", "store.answers", "store.protocol", "store.reasons", "store.strict"),
     ),
     (
         *("bandwidth", "decisions", "governor", "journal", "planfile", "ranges", "room", "stopping"),

@@ -150,7 +150,7 @@ def test_a_redirect_from_https_to_http_is_not_followed(
     ],
     ids=str,
 )
-def test_certificates_are_named_as_for_the_aws_cli(
+def test_certificates_are_named_as_for_the_aws_cli(  # noqa: PLR0917 - fixtures, and a row.
     tls: Relay,
     monkeypatch: pytest.MonkeyPatch,
     scrubbed_environment: Path,

@@ -31,7 +31,7 @@ from ..errors import (
 )
 from ..settings import Source, is_loopback
 from ..store.identity import Identity
-from ..store.providers import ORIGINS
+from ..store.reasons import ORIGINS
 from ..store.witness import Answered, Encryption
 from .findings import Access, Area, Finding, Part, State, again
 

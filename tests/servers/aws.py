@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable  # noqa: TC003 - kept with the rest.
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -46,7 +46,7 @@ class Providers:
             def do_GET(self) -> None:
                 providers._answer(self)
 
-            do_POST = do_PUT = do_GET
+            do_POST = do_PUT = do_GET  # noqa: N815 - their names.
 
             def log_message(self, *_: Any) -> None:
                 """Say nothing."""
