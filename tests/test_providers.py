@@ -186,18 +186,18 @@ PROGRAMS = [
     ("/no/such/program", "No such file"),
     ("false", "ended with exit code 1"),
     ("sh -c 'kill -9 $$'", "was ended by signal 9"),
-    ("true", "cannot be used"),
-    ("echo canary", "cannot be used"),
+    ("true", "is no JSON that can be used"),
+    ("echo canary", "is no JSON that can be used"),
     ("echo []", "cannot be used"),
     ("echo null", "cannot be used"),
-    ("printf '\\\\377'", "cannot be used"),
+    ("printf '\\\\377'", "is no JSON that can be used"),
     ("""echo '{"Version": 2, "AccessKeyId": "canary", "SecretAccessKey": "canary"}'""", 'no "Version": 1'),
     ("""echo '{"AccessKeyId": "canary", "SecretAccessKey": "canary"}'""", 'no "Version": 1'),
     ("""echo '{"Version": 1, "AccessKeyId": "canary"}'""", "lacks AccessKeyId or SecretAccessKey"),
     ("""echo '{"Version": 1, "AccessKeyId": 7, "SecretAccessKey": 8}'""", "access key is no text"),
     ("""echo '{"Version": 1, "AccessKeyId": "a", "SecretAccessKey": "canary", "SessionToken": 9}'""", "session token is no text"),
     ("""echo '{"Version": 1, "AccessKeyId": "", "SecretAccessKey": "canary"}'""", "access key is empty"),
-    ("""echo '{"Version": 1, "AccessKeyId": "a", "SecretAccessKey": "canary", "Expiration": "soon"}'""", "cannot be used"),
+    ("""echo '{"Version": 1, "AccessKeyId": "a", "SecretAccessKey": "canary", "Expiration": "soon"}'""", "is no JSON that can be used"),
     (
         """echo '{"Version": 1, "AccessKeyId": "a", "SecretAccessKey": "canary", "SessionToken": "t", "Expiration": "2020-01-01T00:00:00Z"}'""",
         "have expired",
@@ -206,7 +206,7 @@ PROGRAMS = [
     ("yes canary", "wrote more than 64 KiB"),
     ("sh -c 'read answer; echo canary; exit 3'", "exit code 3"),
     ("sh -c 'exec 3</dev/tty && exit 4; exit 5'", "exit code"),
-    ("'unbalanced", "cannot be used"),
+    ("'unbalanced", "can be used"),
 ]  # fmt: skip
 
 
@@ -226,6 +226,19 @@ def test_a_program_has_no_terminal(configured: Callable[[str], Path], tmp_path: 
     configured(f"[profile site]\ncredential_process = {sys.executable} -S {program}\n")
     reason("site")
     assert told.read_text() == "True False", "of a session of its own, it can open none"
+
+
+@fault(129)
+def test_the_program_of_a_source_profile_has_no_terminal_either(
+    configured: Callable[[str], Path], providers: Providers, tmp_path: Path
+) -> None:
+    told = tmp_path / "told"
+    program = tmp_path / "program.py"
+    program.write_text(f"import os; open({str(told)!r}, 'w').write(f'{{os.getsid(0) == os.getpid()}}')")
+    command = f"credential_process = {sys.executable} -S {program}\n"
+    configured(f"[profile site]\n{ROLE}source_profile = base\n[profile base]\n{command}")
+    reason("site")
+    assert told.read_text() == "True"
 
 
 @fault(129)

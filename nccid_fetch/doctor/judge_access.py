@@ -105,8 +105,8 @@ def of_error(error: RunError, asker: Asker) -> Finding:
         told = error if isinstance(error, CredentialsError) else cause
         assert isinstance(told, CredentialsError)
         hint, command = _renewal(asker, are_wrong=told.are_wrong)
-        if asker.method in _ROLES and told.hint:
-            hint = told.hint  # A role has more than one reason not to be had.
+        if (asker.method is None or asker.method in _ROLES) and told.hint:
+            hint = told.hint  # It knows better.
         return problem(Area.CREDENTIALS, "credentials", command, hint)
     if isinstance(error, NoSuchBucketError):
         bucket = warehouse.BUCKET if source.bucket != warehouse.BUCKET else source.bucket

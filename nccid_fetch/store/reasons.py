@@ -106,9 +106,7 @@ def late(asked: Asked, seconds: float) -> CredentialsError:
             why = "run the profile's credential_process by hand to see why"
         case _:
             why = "check the network on the way to it"
-    return unusable(
-        f"{asked.name} gave none within {seconds:g} seconds; {why}", f"{why}; --retry-for says how long it has"
-    )
+    return unusable(f"{asked.name} gave none within {seconds:g} seconds", f"{why}; --retry-for says how long it has")
 
 
 def reason_of(error: Exception, asked: Asked) -> CredentialsError:
@@ -145,6 +143,10 @@ def _reason_of_program(error: Exception, asked: Asked) -> CredentialsError | Non
             lacks = str(error.kwargs.get("error_msg", "")).startswith("Missing required key")
             what = "lacks AccessKeyId or SecretAccessKey" if lacks else 'has no "Version": 1'
             return unusable(f"what credential_process printed {what}", "correct what the program prints")
+        case ValueError() if asked.method == "custom-process":
+            return unusable(
+                "what credential_process printed is no JSON that can be used", "correct what the program prints"
+            )
         case KeyError():
             return unusable(f"what {asked.name} gave lacks {printable(str(error)[:64])}", _see(asked))
         case OSError() if error.strerror:
