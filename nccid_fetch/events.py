@@ -115,7 +115,7 @@ class Held:
     Attributes:
         reason: What is waited for.
         message: What happened, for a person.
-        since: When the run was held, in seconds on its clock.
+        since: When it was first held for this, in seconds on its clock.
         pause_seconds: How long until the next request.
         retry_for_seconds: How long it may go on like this.
         until: What the clock on the wall will show when it goes on, where that is known: outside of `--window`.

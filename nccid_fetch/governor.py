@@ -4,25 +4,31 @@ Whoever learns of such a thing learns it for all. So every request passes throug
 is *held*: nobody sends anything, but for one request at a time that asks whether it is over. That is no request of its
 own making, but the next one that was due. While the run is held, no object loses an attempt.
 
-=============================================  ===============================================================
-A request learns that                          Then
-=============================================  ===============================================================
-the endpoint cannot be reached                 all are held, and one asks at once, to see whether it is so
-the credentials have expired, or none are had  all are held; they are read anew, then one asks
-the credentials are wrong                      the same, if what is read is new; else the run ends at once
-all should come back after so many seconds     all are held for so long, then one asks
-it should slow down, and no word on how long   nobody is held; fewer are in flight from now on (see `adaptive`)
-anything else                                  it was answered
-=============================================  ===============================================================
+==============================================  =============  =============  =============  =============  =============
+Then                        gone           expired        wrong          slowed         window
+==========================  =============  =============  =============  =============  =============
+the lead is answered        goes on        goes on        goes on        goes on        stays shut
+the lead is denied          goes on        next one asks  next one asks  goes on        stays shut
+the server fails (5xx)      goes on        next one asks  next one asks  goes on        stays shut
+the lead meets the same     held on        held on        held on        held on        stays shut
+the lead meets another      held for that  held for that  held for that  held for that  stays shut
+others are read             (not read)     one asks       one asks       (not read)     stays shut
+the same are read           (not read)     one asks       ends           (not read)     stays shut
+none are read               (not read)     held on        held on        (not read)     stays shut
+the lead is cancelled       next one asks  next one asks  next one asks  next one asks  stays shut
+an earlier one is answered  next one asks  next one asks  next one asks  next one asks  stays shut
+the time for it is over     ends           ends           ends           ends           stays shut
+the window closes           shut           shut           shut           shut           (shut)
+the window opens            (open)         (open)         (open)         (open)         credentials
+the run is ended            ends           ends           ends           ends           ends
+==========================  =============  =============  =============  =============  =============
 
-Outside of `--window`, `hours` shuts it: nobody sends anything, and none asks. When it is opened again, the credentials
-are read anew before anything is asked, as if they had expired. Time outside counts for nothing.
+When the window closes or opens, or the run is ended, the lead is the lead no longer: what it still hears, or reads of
+credentials, decides nothing. Held on: the next one asks after a longer pause. Each reason has `--retry-for` from its
+first time in a hold; then the run ends, and says since when and what can be done. A server that asks for time is there: it
+has a quarter of an hour at least.
 
-The one that asks is answered: all go on. It meets any of these again: the next one asks after a longer pause. When it
-has been like this for `--retry-for`, the run ends, and says since when and what can be done. A server that asks for time is
-there: it has a quarter of an hour at least.
-
-What was sent before the run was last held says nothing about the present, and whoever sent it asks again.
+What was sent before the run was last held says nothing about the present, and is sent again.
 """
 
 import asyncio
@@ -98,9 +104,11 @@ class Governor:
         self._report = report
         self._reason = Wait.ENDPOINT
         self._cause: NccidFetchError = UnreachableError()
+        self._advice: str | None = None
         self._since = self._until = 0.0
+        self._began: dict[Wait, float] = {}
         self._failures = 0
-        self._has_lead = False
+        self._lead: object | None = None
         self._is_renewed = False  # Since a request last learned something.
         self._changed = asyncio.Event()
         self._is_shut = False
@@ -121,31 +129,30 @@ class Governor:
             AccessError: The same, for want of credentials; or they are wrong.
             RunError: What `end` was given.
         """
-        leads = self.is_held and await self._turn(renew)
+        lead = await self._turn(renew) if self.is_held else None
         if ready is not None:
-            leads = await self._readied(renew, ready, leads=leads)
+            lead = await self._readied(renew, ready, lead)
         holds_over = self.holds_over
         try:
             yield
         except ThrottledError as error:
-            self.slowed(error, leads=leads)
+            self.slowed(error, leads=self._is_lead(lead))
             raise
         except HOLDS as error:
-            if leads or holds_over == self.holds_over:
+            if (leads := self._is_lead(lead)) or holds_over == self.holds_over:
                 self._hold(error, leads=leads)
             raise
         except NccidFetchError as error:
-            if leads and self._is_no_word_on_credentials(error):
-                self._give_lead_away()
+            if self._is_lead(lead) and self._is_no_word_on_credentials(error):
+                self._give_lead_away(lead)
             else:
-                self._answered(leads=leads)
+                self._answered(lead)
             raise
         except BaseException:
-            if leads:
-                self._give_lead_away()
+            self._give_lead_away(lead)
             raise
         else:
-            self._answered(leads=leads)
+            self._answered(lead)
 
     def slowed(self, error: ThrottledError, *, leads: bool = False) -> None:
         """Take note of a request that was told to slow down.
@@ -155,11 +162,13 @@ class Governor:
         """
         self.had_trouble = True
         self.when_slowed()
+        if self._is_shut or self._ending is not None:
+            return
         now = self._clock.now()
         if self._slowed_since is None or self.answers != self._answers_then:
             self._slowed_since, self._answers_then = now, self.answers
         elif now - self._slowed_since >= self._time_for(Wait.SLOWED):
-            self._reason, self._cause = Wait.SLOWED, error
+            self._reason, self._cause, self._advice = Wait.SLOWED, error, None
             self._end(now - self._slowed_since)
         if error.retry_after_seconds or leads:
             self._hold(error, leads=leads, asked=min(RETRY_AFTER_SECONDS_MAX, error.retry_after_seconds or 0.0))
@@ -173,6 +182,7 @@ class Governor:
         """
         if self._ending is None:
             self.is_held = self._is_shut = True
+            self._lead = None
             self._reason, self._since = Wait.WINDOW, self._clock.now()
             self._report(Held(Wait.WINDOW, "it is outside of its hours", self._since, seconds, 0.0, until))
 
@@ -186,7 +196,7 @@ class Governor:
 
     def end(self, error: Callable[[], RunError]) -> None:
         """End the run with an error: for everybody who waits, or comes to ask. Made for each of them."""
-        self.is_held, self._ending = True, error
+        self.is_held, self._ending, self._lead = True, error, None
         self._wake()
 
     @property
@@ -194,16 +204,24 @@ class Governor:
         """Whether whoever asks is told that the run has ended."""
         return self._ending is not None
 
-    def _answered(self, *, leads: bool) -> None:
+    @property
+    def seconds_left(self) -> float:
+        """How long it may still take to get credentials: to the end of the present hold, or of one that begins now."""
+        if not self.is_held or self._is_shut:
+            return self._retry_for
+        return max(0.0, self._began[self._reason] + self._time_for(self._reason) - self._clock.now())
+
+    def _answered(self, lead: object | None) -> None:
         self.answers += 1
-        if not leads:
-            return
-        if not self._is_shut and self._ending is None:
+        if self._is_lead(lead):
             self.is_held = False
             self.holds_over += 1
             self.last_held = self._clock.now()
             self._report(Released(self._reason, self.last_held - self._since))
-        self._give_lead_away()
+            self._give_lead_away(lead)
+
+    def _is_lead(self, lead: object | None) -> bool:
+        return lead is not None and lead is self._lead
 
     def _is_no_word_on_credentials(self, error: NccidFetchError) -> bool:
         """Say whether it is not yet known if they are good.
@@ -214,95 +232,95 @@ class Governor:
         is_denial = isinstance(error, ObjectError) and error.reason is Reason.DENIED
         return (is_denial or isinstance(error, TransientError)) and self._reason is Wait.CREDENTIALS
 
-    def _give_lead_away(self) -> None:
-        self._has_lead = False
-        self._wake()
+    def _give_lead_away(self, lead: object | None) -> None:
+        if self._is_lead(lead):
+            self._lead = None
+            self._wake()
 
     def _wake(self) -> None:
         """Let everybody who waits look again."""
         self._changed.set()
         self._changed = asyncio.Event()
 
-    async def _turn(self, renew: Renew) -> bool:
-        """Wait until the run is held no longer, or until one is to ask for all; say which."""
+    async def _turn(self, renew: Renew) -> object | None:
+        """Wait until the run is held no longer, or until one is to ask for all: return it as the lead."""
         while self.is_held:
             if self._ending is not None:
                 raise self._ending()
-            if self._has_lead or self._is_shut:
+            if self._lead is not None or self._is_shut:
                 await self._changed.wait()
                 continue
-            self._has_lead = True
+            lead = self._lead = object()
             try:
-                if await self._prepare(renew) and not self._is_shut and self._ending is None:
-                    return True
+                if await self._prepare(renew, lead):
+                    return lead
             except BaseException:
-                self._give_lead_away()
+                self._give_lead_away(lead)
                 raise
-            self._give_lead_away()
-        return False
+        return None
 
-    async def _readied(self, renew: Renew, ready: Ready, *, leads: bool) -> bool:
+    async def _readied(self, renew: Renew, ready: Ready, lead: object | None) -> object | None:
         """Wait for what else a request needs; and for its turn again, if it has lost that meanwhile."""
         while True:
             try:
                 await ready()
             except BaseException:
-                if leads:
-                    self._give_lead_away()
+                self._give_lead_away(lead)
                 raise
-            if not self.is_held or (leads and not self._is_shut and self._ending is None):
-                return leads
-            if leads:
-                self._give_lead_away()
-            leads = await self._turn(renew)
+            if not self.is_held or self._is_lead(lead):
+                return lead
+            lead = await self._turn(renew)
 
-    async def _prepare(self, renew: Renew) -> bool:
-        """Wait until it is time to ask, and see to it that there is something to ask with."""
-        while (left := self._until - self._clock.now()) > 0:
-            await self._clock.sleep(left)  # Meanwhile somebody may have been told a later time.
-        if self._reason is not Wait.CREDENTIALS or self._is_renewed:
-            return True  # What was read, and nobody has had a word on yet, is not read again.
+    async def _prepare(self, renew: Renew, lead: object) -> bool:
+        """Wait until it is time to ask, and see to it that there is something to ask with. Returns whether it still leads."""
+        while self._is_lead(lead) and (left := self._until - self._clock.now()) > 0:
+            await self._clock.sleep(left)  # Meanwhile a request may have been told a later time.
+        if not self._is_lead(lead) or self._reason is not Wait.CREDENTIALS or self._is_renewed:
+            return self._is_lead(lead)  # What was read, and no request has had a word on yet, is not read again.
         try:
             are_new = await renew()
         except CredentialsError as error:
-            self._hold(error, leads=True)
+            if self._is_lead(lead):
+                self._hold(error, leads=True, advice=error.hint)
+            return False
+        if not self._is_lead(lead):
             return False
         if not are_new and isinstance(self._cause, CredentialsError) and self._cause.are_wrong:
-            self._end(self._clock.now() - self._since)
+            self._end(self._clock.now() - self._began[Wait.CREDENTIALS])
         self._is_renewed = True
         return True
 
-    def _hold(self, error: NccidFetchError, *, leads: bool, asked: float = 0.0) -> None:
+    def _hold(self, error: NccidFetchError, *, leads: bool, asked: float = 0.0, advice: str | None = None) -> None:
         """Hold the run, or hold it on.
 
         Args:
             error: Why.
             leads: Whether it befell the request that asks for all.
             asked: Seconds that the server wants nobody to come back in.
+            advice: What can be done about it, if that is known better than by its kind.
         """
         self.had_trouble = True
         now = self._clock.now()
         if self._is_shut or self._ending is not None:  # It is found out again, if it is still so when it goes on.
-            if leads:
-                self._give_lead_away()
             return
         if self.is_held and not leads:  # It was on its way by then.
             self._until = max(self._until, now + asked)
             return
-        self._reason, self._cause = _reason_of(error), error
+        if not leads:
+            self.is_held, self._since, self._began, self._failures = True, now, {}, 0
+        self._reason, self._cause, self._advice = _reason_of(error), error, advice
         self._is_renewed = False
+        since = self._began.setdefault(self._reason, now)
         pause = asked
         if leads:
             self._failures += 1
-            self._has_lead = False
-            left = self._since + self._time_for(self._reason) - now
+            self._lead = None
+            left = since + self._time_for(self._reason) - now
             if left < _LEFT_SECONDS_MIN:
-                self._end(now - self._since)
+                self._end(now - since)
             pause = max(asked, min(left, backoff_seconds(self._failures, self._clock.chance)))
-        else:
-            self.is_held, self._since, self._failures = True, now, 0
         self._until = now + pause
-        self._report(Held(self._reason, message_of(error), self._since, pause, self._time_for(self._reason)))
+        self._report(Held(self._reason, message_of(error), since, pause, self._time_for(self._reason)))
         self._wake()
 
     def _time_for(self, reason: Wait) -> float:
@@ -316,7 +334,8 @@ class Governor:
         """
         for_long = f", for {seconds / 60:.0f} minutes now" if seconds >= 60 else ""
         message = f"{message_of(self._cause)}{for_long}"
-        kind, hint = _ENDINGS[self._reason]
+        kind, usual = _ENDINGS[self._reason]
+        hint = self._advice or usual
         self.end(lambda: kind(message, f"{hint}, then run the same command again; what was verified stays"))
         raise kind(message, f"{hint}, then run the same command again; what was verified stays") from self._cause
 

@@ -111,15 +111,16 @@ async def _fetch(
         journal = Journal.open(settings.dest, bucket=source.bucket, group=source.group, boot=boot_id())
         if journal is not None:
             stack.enter_context(closing(journal))
-        session = await stack.enter_async_context(
-            open_session(
-                source,
-                connections=settings.concurrency_max + LISTING_CONNECTIONS,
-                stall_seconds=settings.stall_seconds,
-                governor=governor,
-                bandwidth=bandwidth,
-            )
+        opening = open_session(
+            source,
+            connections=settings.concurrency_max + LISTING_CONNECTIONS,
+            stall_seconds=settings.stall_seconds,
+            governor=governor,
+            bandwidth=bandwidth,
         )
+        session = await brake.unless_stopped(stack.enter_async_context(opening))
+        if session is None:
+            return
         listing = Listing(Lister(session), LISTING_ATTEMPTS, report, clock)
         surveyed = _parts(listing, source, asked, report, planned=plan_file is not None)
         parts = await brake.unless_stopped(surveyed)

@@ -36,7 +36,7 @@ RANKS = (
         *("cli.origins", "cli.records.outlet"),
         *("demo.synthetic",),
         *("diagnosis", "events", "rows", "settings", "shards", "sqlitefile", "staging", "walk"),
-        *("store.answers", "store.protocol"),
+        *("store.answers", "store.protocol", "store.reasons"),
     ),
     (
         *("bandwidth", "decisions", "failures", "governor", "planfile", "ranges", "reading", "room"),
@@ -44,7 +44,7 @@ RANKS = (
         *("cli.flags", "cli.usage"),
         *("demo.server",),
         *("doctor.findings",),
-        *("store.strict",),
+        *("store.providers", "store.strict"),
     ),
     (
         *("admission", "destination", "hours", "journal", "progress"),
@@ -253,9 +253,10 @@ def test_nothing_ever_changes_the_bucket_or_asks_what_readers_may_not() -> None:
 def test_nothing_forks_after_there_are_threads() -> None:
     """The demo's server is another program. A child of ours would have the locks of threads that it has not.
 
-    What `--on-finish` starts is another program as well: Python forks for it, and does nothing in the child but start it.
+    What `--on-finish` or a `credential_process` starts is another program as well: Python forks for it, and does nothing in
+    the child but start it.
     """
-    starts = {"cli.records.finish": {"subprocess"}}
+    starts = {"cli.records.finish": {"subprocess"}, "store.programs": {"subprocess"}}
     forks = {"os.fork", "os.forkpty", "ProcessPoolExecutor", "concurrent.futures.ProcessPoolExecutor"}
     for module in modules().keys() - below("demo"):
         assert not others(module) & {"multiprocessing", "subprocess", "pty"} - starts.get(module, set()), module

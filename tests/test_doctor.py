@@ -71,8 +71,9 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     monkeypatch.setattr("nccid_fetch.doctor.premises.find_traits", lambda *_: Traits())
     monkeypatch.setattr("nccid_fetch.cli.doctor.raise_descriptor_limit", lambda: 8192)
     # A machine may be busy with other work.
-    for bound in ("ANSWER_SECONDS", "CREDENTIALS_SECONDS", "ACCESS_SECONDS", "DISK_SECONDS"):
+    for bound in ("ANSWER_SECONDS", "ACCESS_SECONDS", "DISK_SECONDS"):
         monkeypatch.setattr(f"nccid_fetch.doctor.examination.{bound}", 100.0)
+    monkeypatch.setattr("nccid_fetch.store.session.PROVIDERS_SECONDS_MIN", 100.0)
 
     def run(*arguments: object) -> Ended:
         return Ended(exit_code_of(*arguments), *capsys.readouterr())
@@ -517,7 +518,7 @@ def test_whoever_gives_credentials_and_hangs_is_not_waited_for(
     # It ends with this test, as its input does: what hangs for ever would be left behind.
     config.write_text("[profile slow]\ncredential_process = sleep 5\n")
     monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
-    monkeypatch.setattr("nccid_fetch.doctor.examination.CREDENTIALS_SECONDS", 0.2)
+    monkeypatch.setattr("nccid_fetch.store.session.PROVIDERS_SECONDS_MIN", 0.2)
     ended = cli("doctor", "--dest", dest, "--profile", "slow", "--format", "json")
     assert ended.code == 4
     assert ended.finding("credentials")["command"] == "aws configure get credential_process --profile slow"

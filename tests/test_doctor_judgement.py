@@ -1,6 +1,5 @@
 """What `doctor` sees, and what it makes of it: each examination by itself."""
 
-import asyncio
 import errno
 import os
 import sqlite3
@@ -29,7 +28,6 @@ from nccid_fetch.journal import Journal
 from nccid_fetch.model import ETag, Record, Space, VerifiedBy
 from nccid_fetch.schema import VERSION
 from nccid_fetch.settings import Source
-from nccid_fetch.store import programs
 from nccid_fetch.store.identity import Identity, account_of, identity_of, is_aws, method_of, region_origin, shortened
 from nccid_fetch.store.session import open_session
 from nccid_fetch.store.witness import Answered, Encryption, Witness
@@ -198,31 +196,6 @@ def test_how_credentials_are_renewed_depends_on_where_they_come_from(
     asker = replace(ASKER, method=method, profile="p")
     found = of_error(CredentialsError("no", are_wrong=are_wrong), asker)
     assert (found.area, found.exit_code, found.command) == (Area.CREDENTIALS, 4, command)
-
-
-def test_a_program_that_nobody_waits_for_is_ended() -> None:
-    async def given_up() -> programs.Program:
-        program = await programs.start(sys.executable, "-c", "input()", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0):
-                await program.communicate()
-        assert program._process.stdin is not None
-        program._process.stdin.close()  # One that is still there ends of this, and with another code.
-        await program._process.wait()
-        return program
-
-    assert run(given_up()).returncode == -9
-
-
-def test_who_is_cancelled_stays_so_where_the_program_cannot_be_started() -> None:
-    async def cancelled() -> bool:
-        starting = asyncio.create_task(programs.start("/no/such/program"))
-        await asyncio.sleep(0)  # Now it is being started.
-        starting.cancel()
-        await asyncio.wait([starting])
-        return starting.cancelled()
-
-    assert run(cancelled())
 
 
 # --- The endpoint ---------------------------------------------------------------------------------

@@ -1,11 +1,14 @@
 """What holds a run, who asks for all, and how it ends: the governor alone, on a clock that a test moves."""
 
 import asyncio
+import re
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
+from nccid_fetch import governor
 from nccid_fetch.errors import (
     AccessError,
     CredentialsError,
@@ -75,6 +78,12 @@ class World:
             except (*HOLDS, ThrottledError):
                 continue
             return
+
+    async def insist_on(self, met: NccidFetchError) -> None:
+        """Send one request, which meets this, whatever its turn costs."""
+        self.meets = [met]
+        with suppress(*HOLDS):
+            await self.ask()
 
     def holds(self) -> list[Held]:
         return [event for event in self.events if isinstance(event, Held)]
@@ -433,6 +442,252 @@ def test_a_run_that_is_not_held_waits_for_nothing() -> None:
             entering.__await__().__next__()
 
     run(scenario())
+
+
+# Every pair of a reason to be held and what comes then
+
+
+REASONS: dict[str, NccidFetchError] = {
+    "gone": GONE,
+    "expired": EXPIRED,
+    "wrong": WRONG,
+    "slowed": ThrottledError("busy", 1.0),
+    "window": WRONG,  # Held for this when the window closes: whose renewal may still be under way.
+}
+MEETS: dict[str, BaseException | None] = {
+    "the lead is answered": None,
+    "the lead is denied": ObjectError(Reason.DENIED, "no"),
+    "the server fails (5xx)": TransientError("500"),
+    "the lead is cancelled": asyncio.CancelledError(),
+}
+READ: dict[str, bool | NccidFetchError] = {
+    "others are read": True,
+    "the same are read": False,
+    "none are read": CredentialsError("no token in the cache"),
+}
+
+
+def pairs() -> list[tuple[str, str, str]]:
+    """The table in the governor's docstring: what comes, why the run is held, what becomes of it."""
+    lines = str(governor.__doc__).splitlines()
+    begins = next(number for number, line in enumerate(lines) if re.match("Then +gone", line))
+    columns = re.split("  +", lines[begins])[1:]
+    ends = next(number for number in range(begins + 2, len(lines)) if lines[number].startswith("==="))
+    return [
+        (cells[0], column, outcome)
+        for cells in (re.split("  +", line) for line in lines[begins + 2 : ends])
+        for column, outcome in zip(columns, cells[1:], strict=True)
+    ]
+
+
+class Hold(World):
+    """A run that is held, whose lead is under way."""
+
+    async def begin(self, why: str) -> None:
+        """Hold it. A request that was sent before is still under way, too."""
+        self.why = why
+        self.release = asyncio.Event()
+        self.earlier = self.governor.request(self.renew)
+        await self.earlier.__aenter__()
+        self.meets = [REASONS[why]]
+        with suppress(NccidFetchError):
+            await self.ask()
+
+    async def lead(self) -> None:
+        """Let one ask for all, and have it under way when the window closes, if that is why the run is held."""
+        self.led = self.governor.request(self.renew)
+        await self.led.__aenter__()
+        self.begun = len(self.events)
+        if self.why == "window":
+            self.governor.shut(None, 0.0)
+            self.begun = len(self.events)
+
+    async def end(self, request: Any, met: BaseException | None) -> None:
+        """Let a request that is under way meet something."""
+        with suppress(NccidFetchError, asyncio.CancelledError):
+            await request.__aexit__(type(met) if met else None, met, None)
+
+    async def read(self, outcome: bool | NccidFetchError) -> str:  # noqa: FBT001
+        """Let the lead read credentials anew; under way when the window closes, if that is why the run is held."""
+        reading = asyncio.Event()
+
+        async def renew() -> bool:
+            reading.set()
+            self.begun = len(self.events)
+            if self.why == "window":
+                self.governor.shut(None, 0.0)
+                self.begun = len(self.events)
+                await self.release.wait()
+            self.renewals = [outcome]
+            return await World.renew(self)
+
+        async def send() -> None:
+            async with self.governor.request(renew):
+                self.sent.append(self.night.now)
+
+        before = len(self.sent)
+        asking = asyncio.create_task(send())
+        await turns()
+        if not reading.is_set():
+            await self.settled(asking)
+            return "(not read)"
+        self.release.set()
+        await turns()
+        outcome_ = await self.outcome()
+        if outcome_ == "goes on" and len(self.sent) == before + 1 and asking.done():
+            return "one asks"
+        await self.settled(asking)
+        return outcome_
+
+    async def settled(self, task: asyncio.Task[None]) -> None:
+        task.cancel()
+        await asyncio.wait([task])
+
+    async def outcome(self) -> str:
+        """What has become of the run."""
+        if self.governor.has_ended:
+            with pytest.raises(RunError):
+                await self.ask()
+            return "ends"
+        if not self.governor.is_held:
+            return "goes on"
+        held = [event.reason for event in self.events[self.begun :] if isinstance(event, Held)]
+        own = {"gone": Wait.ENDPOINT, "slowed": Wait.SLOWED, "window": Wait.WINDOW}.get(self.why, Wait.CREDENTIALS)
+        before, self.renewals, now = len(self.sent), [], self.night.now
+        asking = asyncio.create_task(self.ask())
+        await turns()
+        is_sent = len(self.sent) > before
+        await self.settled(asking)
+        if not held:
+            return ("next one asks" if self.sent[-1] == now else "later") if is_sent else "stays shut"
+        if held[0] is Wait.WINDOW:
+            return "asks" if is_sent else "shut"
+        if self.why == "window":
+            return f"{held[0]}" if is_sent and self.renewed else "asks without reading"
+        return "held on" if held[0] is own else "held for that"
+
+
+async def turns() -> None:
+    """Let everything go as far as it goes."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+@fault(10, 38, 39, 151)
+@pytest.mark.parametrize(("comes", "why", "becomes"), [pair for pair in pairs() if pair[2] not in {"(shut)", "(open)"}])
+def test_a_pause_ends_as_the_table_has_it(comes: str, why: str, becomes: str) -> None:
+    world = Hold()
+
+    async def scenario() -> str:
+        await world.begin(why)
+        if comes in READ:
+            return await world.read(READ[comes])
+        await world.lead()
+        same = REASONS[why]
+        match comes:
+            case "the lead meets the same":
+                await world.end(world.led, same)
+            case "the lead meets another":
+                await world.end(world.led, EXPIRED if why in {"gone", "slowed"} else GONE)
+            case "an earlier one is answered":
+                await world.end(world.earlier, None)
+                assert world.governor.is_held
+                await world.end(world.led, asyncio.CancelledError())
+            case "the time for it is over":
+                world.night.now += 86_400.0
+                await world.end(world.led, same)
+            case "the window closes":
+                world.governor.shut(None, 0.0)
+            case "the window opens":
+                world.renewed = 0
+                world.governor.open()
+                await world.end(world.led, None)
+            case "the run is ended":
+                world.governor.end(lambda: RunError("the time is over"))
+                await world.end(world.led, same)
+            case _:
+                await world.end(world.led, MEETS[comes])
+        return await world.outcome()
+
+    assert run(asyncio.wait_for(scenario(), 10)) == becomes
+
+
+@fault(151)
+def test_the_first_end_of_a_run_is_the_one_that_is_told() -> None:
+    """Also where wrong credentials are read again, and are the same, just then."""
+    world = World([WRONG])
+
+    async def scenario() -> None:
+        with pytest.raises(CredentialsError):
+            await world.ask()
+
+        async def renew() -> bool:
+            world.governor.end(lambda: RunError("the time is over"))
+            return False
+
+        with pytest.raises(RunError, match="the time is over"):
+            async with world.governor.request(renew):
+                pass
+
+    run(scenario())
+
+
+@fault(151)
+def test_each_reason_within_a_hold_has_its_own_time() -> None:
+    """Credentials that end while the endpoint is gone are waited for as long as any; two that alternate are not for ever."""
+    world = World(retry_for=100.0)
+
+    async def scenario() -> None:
+        await world.insist_on(GONE)
+        world.night.now += 90.0
+        await world.insist_on(EXPIRED)
+        assert world.holds()[-1].since == 90.0
+        world.night.now += 90.0
+        await world.insist_on(EXPIRED)
+        assert not world.governor.has_ended
+        with pytest.raises(EndpointError, match="for 3 minutes now"):
+            await world.insist_on(GONE)
+
+    run(scenario())
+
+
+@fault(151)
+@pytest.mark.parametrize("when", ["shut", "ended"])
+def test_being_told_to_slow_down_outside_of_the_hours_ends_nothing(when: str) -> None:
+    world = World()
+    busy = ThrottledError("busy")
+    world.governor.slowed(busy)
+    if when == "shut":
+        world.governor.shut(None, 0.0)
+    else:
+        world.governor.end(lambda: RunError("the time is over"))
+    world.night.now += 3600.0
+    world.governor.slowed(busy)
+    assert world.governor.has_ended is (when == "ended")
+
+
+@fault(128)
+def test_a_run_that_ends_for_want_of_credentials_says_what_their_provider_lacks() -> None:
+    lacking = CredentialsError("the login has expired", "aws sso login --profile site")
+    world = World([EXPIRED], renewals=[lacking] * 1000)
+    (ended,) = run(all_of(world, 1))
+    assert isinstance(ended, AccessError)
+    assert str(ended) == "the login has expired, for 15 minutes now"
+    assert ended.hint == "aws sso login --profile site, then run the same command again; what was verified stays"
+
+
+@fault(129)
+def test_a_provider_has_the_time_that_is_left_of_the_hold() -> None:
+    world = World([EXPIRED], retry_for=100.0)
+    assert world.governor.seconds_left == 100.0
+    with pytest.raises(CredentialsError):
+        run(world.ask())
+    world.night.now += 70.0
+    assert world.governor.seconds_left == 30.0
+    world.night.now += 70.0
+    assert world.governor.seconds_left == 0.0
+    world.governor.shut(None, 0.0)
+    assert world.governor.seconds_left == 100.0
 
 
 def test_however_often_something_failed_the_pause_is_a_number_and_no_longer_than_the_longest() -> None:

@@ -2,11 +2,14 @@
 
 import hashlib
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from nccid_fetch.errors import NccidFetchError
+from nccid_fetch.governor import Governor
 from nccid_fetch.model import ETag, RemoteObject
 from nccid_fetch.settings import Source
 from nccid_fetch.store.fast import FastReader
@@ -107,6 +110,7 @@ def test_a_certificate_of_aws_ca_bundle_is_trusted_for_its_own_host_alone(
     tls: Relay, s3: ScriptedS3, monkeypatch: pytest.MonkeyPatch, certificate: Certificate, way: Way
 ) -> None:
     monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate.path))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/no/such/file")
     assert asked(way, tls.port) == DATA
     before = len(s3.requests)
     with pytest.raises(NccidFetchError, match=r"certificate|host name"):
@@ -129,3 +133,50 @@ def test_a_redirect_from_https_to_http_is_not_followed(
             asked(way, tls.port)
         assert other.requests == []
     assert len(s3.requests) == 1
+
+
+@fault(131)
+@pytest.mark.parametrize(
+    ("variables", "config", "is_trusted"),
+    [
+        ({"REQUESTS_CA_BUNDLE": "{ca}"}, "", True),
+        ({"REQUESTS_CA_BUNDLE": "~/ca.pem"}, "", True),
+        ({"AWS_CA_BUNDLE": "~/ca.pem"}, "", True),
+        ({}, "ca_bundle = ~/ca.pem", True),
+        ({"REQUESTS_CA_BUNDLE": "{other}"}, "ca_bundle = ~/ca.pem", True),
+        ({"AWS_CA_BUNDLE": "{other}", "REQUESTS_CA_BUNDLE": "{ca}"}, "ca_bundle = ~/ca.pem", False),
+        ({"REQUESTS_CA_BUNDLE": "{ca}"}, "ca_bundle = {other}", False),
+        ({"AWS_CA_BUNDLE": "", "REQUESTS_CA_BUNDLE": "{ca}"}, "", True),
+    ],
+    ids=str,
+)
+def test_certificates_are_named_as_for_the_aws_cli(  # noqa: PLR0917 - fixtures, and a row.
+    tls: Relay,
+    monkeypatch: pytest.MonkeyPatch,
+    scrubbed_environment: Path,
+    certificate: Certificate,
+    tmp_path_factory: pytest.TempPathFactory,
+    variables: dict[str, str],
+    config: str,
+    *,
+    is_trusted: bool,
+) -> None:
+    """AWS_CA_BUNDLE, then ca_bundle, then REQUESTS_CA_BUNDLE; a tilde is the home folder in each."""
+    names = {"ca": certificate.path, "other": self_signed(tmp_path_factory.mktemp("other")).path}
+    (scrubbed_environment / "ca.pem").write_bytes(certificate.path.read_bytes())
+    (scrubbed_environment / "config").write_text(f"[default]\n{config.format(**names)}\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(scrubbed_environment / "config"))
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value.format(**names))
+
+    async def go() -> list[bytes]:
+        told = []
+        wanted = Source(endpoint_url=f"https://127.0.0.1:{tls.port}")
+        async with open_session(wanted, connections=1, stall_seconds=30.0) as session:
+            for way in (by_fast, by_reference, by_listing):
+                session.governor = Governor()
+                with suppress(NccidFetchError):
+                    told.append(await way(session))
+        return told
+
+    assert run(go()) == [DATA] * (3 if is_trusted else 0)

@@ -30,14 +30,14 @@ def said(option: str, profile: str | None) -> Said | None:
         option: `profile`, `region` or `endpoint-url`; they say nothing about others.
         profile: The profile that we were told to use.
     """
-    chosen = _variable("AWS_PROFILE", "AWS_DEFAULT_PROFILE")
+    chosen = _variable("AWS_DEFAULT_PROFILE", "AWS_PROFILE")  # In botocore's order.
     profile = profile or (chosen.value if chosen else None)
     match option:
         case "profile":
             return chosen
         case "region":
             return _variable("AWS_REGION", "AWS_DEFAULT_REGION") or _setting(profile, "region")
-        case "endpoint-url" if os.environ.get("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "").lower() != "true":
+        case "endpoint-url" if not _ignores_endpoints(profile):
             return _variable("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL") or _endpoint_setting(profile)
     return None
 
@@ -46,8 +46,14 @@ def _variable(*names: str) -> Said | None:
     return next((Said(os.environ[name], name) for name in names if os.environ.get(name)), None)
 
 
+def _ignores_endpoints(profile: str | None) -> bool:
+    name = "ignore_configured_endpoint_urls"
+    said = _variable(f"AWS_{name.upper()}") or _setting(profile, name)
+    return said is not None and said.value.lower() == "true"
+
+
 def _setting(profile: str | None, key: str) -> Said | None:
-    for path in _paths():
+    for path in reversed(_paths()):  # What the credentials file says as well counts.
         section = _sections(path).get(profile or "default", {})
         if key in section:
             return Said(section[key], str(path))
@@ -71,7 +77,8 @@ def _halves(line: str) -> tuple[str, str]:
 
 
 def _paths() -> list[Path]:
-    return [Path(os.path.expanduser(os.environ.get(name) or usual)) for name, usual in _FILES]  # noqa: PTH111
+    named = (os.path.expandvars(os.environ.get(name) or usual) for name, usual in _FILES)
+    return [Path(os.path.expanduser(path)) for path in named]  # noqa: PTH111
 
 
 def _sections(path: Path) -> dict[str, dict[str, str]]:
@@ -88,10 +95,11 @@ def _sections(path: Path) -> dict[str, dict[str, str]]:
 
 
 def _parser(path: Path) -> RawConfigParser:
-    """Read a file; one that is not there, or is not to be read, has nothing in it."""
+    """Read a file; one that is not there, may not be read, or is a pipe that may never end, has nothing in it."""
     parser = RawConfigParser(strict=False, default_section="")
     try:
-        parser.read(path, encoding="utf-8")
+        if path.is_file():
+            parser.read(path, encoding="utf-8")
     except (Error, OSError, UnicodeDecodeError):
         return RawConfigParser()
     return parser

@@ -1,4 +1,4 @@
-"""Work that may hang, with an end to the wait for it: a doctor must not hang on what is ill."""
+"""Work that may hang, with an end to the wait for it: neither a doctor nor a run may hang on what is ill."""
 
 import asyncio
 import threading
@@ -36,6 +36,6 @@ async def in_time(function: Callable[[], T], seconds: float) -> T:
         with suppress(RuntimeError):  # The loop is over.
             loop.call_soon_threadsafe(lambda: None if outcome.done() else say(what))
 
-    threading.Thread(target=work, name="doctor", daemon=True).start()
+    threading.Thread(target=work, name="in-time", daemon=True).start()
     async with asyncio.timeout(seconds):
         return await outcome

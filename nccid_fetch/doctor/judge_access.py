@@ -33,6 +33,7 @@ from ..errors import (
 )
 from ..settings import Source, is_loopback
 from ..store.identity import Identity
+from ..store.reasons import ORIGINS
 from ..store.strict import shown_proxy
 from ..store.witness import Answered, Encryption
 from .findings import Access, Area, Finding, Part, State, again
@@ -43,19 +44,8 @@ CLOCK_SECONDS_NOTED = 60.0
 NIGHT_SECONDS = 12 * 3600.0
 _VARIABLES = "AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN"
 _CREDENTIALS_FILE = '"${AWS_SHARED_CREDENTIALS_FILE:-$HOME/.aws/credentials}"'
+_ROLES = {"assume-role", "assume-role-with-web-identity", "container-role", "iam-role"}
 _SET_CLOCK = "sudo timedatectl set-ntp true"
-_FROM = {
-    "env": "the variables AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
-    "shared-credentials-file": "AWS's credentials file",
-    "config-file": "AWS's configuration file",
-    "sso": "single sign-on",
-    "assume-role": "an assumed role",
-    "assume-role-with-web-identity": "a web identity's role",
-    "custom-process": "credential_process",
-    "container-role": "this container's role",
-    "iam-role": "this machine's role",
-}
-"""botocore's words for where credentials come from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +108,8 @@ def of_error(error: RunError, asker: Asker) -> Finding:
         told = error if isinstance(error, CredentialsError) else cause
         assert isinstance(told, CredentialsError)
         hint, command = _renewal(asker, are_wrong=told.are_wrong)
+        if (asker.method is None or asker.method in _ROLES) and told.hint:
+            hint = told.hint  # It knows better.
         return problem(Area.CREDENTIALS, "credentials", command, hint)
     if isinstance(error, NoSuchBucketError):
         bucket = warehouse.BUCKET if source.bucket != warehouse.BUCKET else source.bucket
@@ -149,8 +141,11 @@ def _renewal(asker: Asker, *, are_wrong: bool) -> tuple[str, str]:
                 "run the profile's credential_process by hand to see why",
                 f"aws configure get credential_process{named}",
             )
-        case "assume-role" | "assume-role-with-web-identity" | "container-role" | "iam-role":
-            return "see who you are, and ask whoever gave you the role", f"aws sts get-caller-identity{named}"
+        case method if method in _ROLES:
+            return (
+                "see who you are, and ask for the role where you were given it",
+                f"aws sts get-caller-identity{named}",
+            )
         case "env" if are_wrong:
             fresh = again(asker.source, asker.dest, "doctor", profile="nccid")
             return (
@@ -220,7 +215,7 @@ def of_identity(identity: Identity | None, now: datetime, asker: Asker) -> Itera
     if identity is None:
         yield Finding(Area.CREDENTIALS, "credentials", State.OK, "none are used (--no-sign-request)")
         return
-    origin = _FROM.get(identity.method, identity.method)
+    origin = ORIGINS.get(identity.method, identity.method)
     of_profile = f", profile {identity.profile}" if identity.profile else ""
     yield Finding(Area.CREDENTIALS, "origin", State.OK, f"{origin}{of_profile}")
     kind = "temporary" if identity.is_temporary else "long-lived"

@@ -56,16 +56,16 @@ async def identity_of(session: Session) -> Identity | None:
     if present is None:
         return None
     provided = session.provided
-    method = str(provided.method)
-    expires = getattr(provided, "_expiry_time", None)
+    assert provided is not None
+    method = provided.method
     return Identity(
         method=method,
         profile=profile_of(session.source) if method != "env" else None,
         key=shortened(present.access_key),
         account=account_of(present.access_key) if is_aws(session.endpoint) else None,
         is_temporary=bool(present.token),
-        renews=expires is not None and method != "env",  # Variables of a process stay as they are.
-        expires=expires if isinstance(expires, datetime) else None,
+        renews=provided.expires is not None and method != "env",  # Variables of a process stay as they are.
+        expires=provided.expires,
     )
 
 

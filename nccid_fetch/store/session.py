@@ -1,34 +1,27 @@
 """One aioboto3 session: whose credentials, and which endpoint.
 
-aioboto3 knows profiles, SSO, assumed roles, `credential_process`, proxies, certificates and where a bucket's
-address lies; nothing of that is repeated here. What it would do by default and must not: ask HeadBucket for a
+aioboto3 knows profiles, proxies, and where a bucket's address lies, and `providers` asks for credentials; nothing of
+that is repeated here. What it would do by default and must not: ask HeadBucket for a
 region, hold checksums of ranges against bodies, retry behind our back; and what `strict` is for.
 """
 
-import asyncio
 import ssl
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from datetime import UTC, datetime
+from math import inf
 from time import monotonic
 from typing import Any
 from urllib.parse import urlsplit
 
 import aioboto3
 import aiobotocore.session
-from aiobotocore.credentials import AioProcessProvider
+from aiobotocore.credentials import AioCredentials
 from botocore import UNSIGNED
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSPreparedRequest, AWSRequest
 from botocore.credentials import ReadOnlyCredentials
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    ConfigParseError,
-    CredentialRetrievalError,
-    HTTPClientError,
-    NoCredentialsError,
-    ProfileNotFound,
-)
+from botocore.exceptions import BotoCoreError
 from botocore.httpsession import get_cert_path
 from botocore.utils import get_environ_proxies
 
@@ -36,23 +29,19 @@ from .. import warehouse
 from ..bandwidth import Bandwidth
 from ..errors import CredentialsError, UsageError
 from ..governor import Governor
-from ..keys import printable
 from ..settings import Source
-from . import programs
+from .providers import Attempt, Provided, ask, certificates_of, configuration_error, set_up
 from .strict import StrictConfig, StrictSession, shown_proxy
 
 CONNECT_TIMEOUT_SECONDS = 10.0
+EARLY_SECONDS = 900.0
+"""Credentials are renewed when they have less left, as botocore does it."""
 ASK_SECONDS = 10.0
-"""Whoever gives credentials is asked whether they are due once in so long. botocore would ask for each request in their last
-minutes, one after the other, where nothing newer is had."""
-RENEWAL_SECONDS = 120.0
-"""Whoever gives credentials has so long: a program may wait for somebody who is not there, and the run with it, for ever."""
-_CREDENTIAL_FAILURES = (
-    *(BotoCoreError, ClientError, OSError, ValueError),
-    *(AttributeError, LookupError, RuntimeError, TypeError),
-)
-"""What comes of a provider's answer, of STS, of a `credential_process` that is not there, or prints no JSON, or another
-one. botocore says with a RuntimeError that what it was given has expired."""
+"""Providers are asked for others once in so long: for a while they may have nothing newer."""
+PROVIDERS_SECONDS_MIN = 10.0
+PROVIDERS_SECONDS_MAX = 120.0
+"""Providers are waited for as long as the run may still be held (`--retry-for`), and between these: a program may wait for
+an answer that never comes."""
 
 
 class Session:
@@ -65,7 +54,7 @@ class Session:
         base_url: The bucket's address, without a trailing slash, as AWS's endpoint rules have it.
         region: The region that signatures name.
         proxy: The proxy that requests to the bucket go through, or None.
-        certificates: Path of the certificates to trust: those of `AWS_CA_BUNDLE`, else botocore's.
+        certificates: Path of the certificates to trust; see `providers.certificates_of`.
         stall_seconds: A read that waits longer fails.
         governor: What every request passes through.
         bandwidth: What the bytes of every answer are taken from; None where there is no limit.
@@ -77,7 +66,7 @@ class Session:
         source: Source,
         client: Any,  # noqa: ANN401 - aioboto3 has no types.
         http: StrictSession,
-        credentials: "_Current | None",
+        current: "_Current | None",
         *,
         base_url: str,
         proxy: str | None,
@@ -98,7 +87,7 @@ class Session:
         self.governor = governor
         self.bandwidth = bandwidth
         self.at_close = at_close
-        self._credentials = credentials
+        self._current = current
 
     @property
     def endpoint(self) -> str:
@@ -116,22 +105,17 @@ class Session:
         return self.endpoint if self.proxy is None else f"{self.endpoint} (through the proxy {self.proxy_name})"
 
     @property
-    def provided(self) -> Any:  # noqa: ANN401 - botocore has no types.
-        """The credentials as botocore has them, which know where they came from and when they end; None without any."""
-        return self._credentials
+    def provided(self) -> Provided | None:
+        """The present credentials, where they came from and when they end; None without any."""
+        return None if self._current is None else self._current.provided
 
     async def credentials(self) -> ReadOnlyCredentials | None:
-        """Return the present credentials, refreshed if they are due; None when requests are not signed.
+        """Return the present credentials, renewed if they end soon; None when requests are not signed.
 
         Raises:
-            CredentialsError: They cannot be refreshed. Whoever asks next gets those that there are, which may still be good.
+            CredentialsError: They have ended, and there are no others.
         """
-        if self._credentials is None:
-            return None
-        try:
-            return await self._credentials.get_frozen_credentials()
-        except _CREDENTIAL_FAILURES as error:
-            raise _no_credentials(error) from None
+        return None if self._current is None else await self._current.get_frozen_credentials()
 
     async def renew(self) -> bool:
         """Read the credentials anew, from wherever they come: variables, files, single sign-on, roles, processes.
@@ -142,15 +126,11 @@ class Session:
         Raises:
             CredentialsError: There are none to be had.
         """
-        if self._credentials is None:
+        if self._current is None:
             return False
-        try:
-            async with asyncio.timeout(RENEWAL_SECONDS):
-                fresh = await _load_credentials(core_of(self.source))
-                after = await fresh.get_frozen_credentials()
-        except _CREDENTIAL_FAILURES as error:
-            raise _no_credentials(error) from None
-        return self._credentials.take(fresh, after)
+        before, provided = self._current.provided, await _provided(self.source, self.governor)
+        self._current.take(provided)
+        return bool(provided.keys != before.keys)
 
     def request(self, size: int = 0) -> AbstractAsyncContextManager[None]:
         """Return what a request is sent in: it waits while the run is held, and for bandwidth. See `Governor.request`.
@@ -171,36 +151,49 @@ class Session:
 
 
 class _Current:
-    """Stands for the present credentials, for a client that keeps what it was given.
+    """Stands for the present credentials, for a client that keeps what it was given, and renews them before they end.
+
+    They are renewed by one request at a time, and the others take what there is. A renewal that fails is tried again, and
+    matters to nobody before they have ended.
 
     Args:
-        present: botocore's credentials, which refresh themselves if they can.
-        last: What they are now.
+        provided: What they are now.
+        ask: Asks the providers for others.
     """
 
-    def __init__(self, present: Any, last: ReadOnlyCredentials) -> None:  # noqa: ANN401 - botocore has no types.
-        self._last = last
-        self.take(present, last)
+    def __init__(self, provided: Provided, ask: Callable[[], Awaitable[Provided]]) -> None:
+        self._ask = ask
+        self.take(provided)
 
-    def take(self, present: Any, last: ReadOnlyCredentials) -> bool:  # noqa: ANN401 - as above.
-        """Stand for others from now on, and say whether they are others."""
-        before, self._present, self._last = self._last, present, last
+    def take(self, provided: Provided) -> None:
+        """Stand for others from now on."""
+        self.provided = provided
         self._due = monotonic() + ASK_SECONDS
-        return bool(before != last)
+        self._plain = AioCredentials(*provided.keys[:3], method=provided.method)
 
     async def get_frozen_credentials(self) -> ReadOnlyCredentials:
-        """Return what they are; whoever gives them is asked by one request at a time, and the others take what there is."""
-        if monotonic() >= self._due:
+        """Return what they are.
+
+        Raises:
+            CredentialsError: They have ended, and there are no others.
+        """
+        if self._left() < EARLY_SECONDS and monotonic() >= self._due:
             self._due = monotonic() + ASK_SECONDS
-            present = self._present
-            async with asyncio.timeout(RENEWAL_SECONDS):
-                last = await present.get_frozen_credentials()
-            if present is self._present:
-                self._last = last
-        return self._last
+            before = self.provided
+            with suppress(CredentialsError):
+                provided = await self._ask()
+                if self.provided is before:  # Else they were read anew meanwhile.
+                    self.take(provided)
+        if self._left() <= 0:
+            raise CredentialsError("the credentials have expired, and are read anew")
+        return self.provided.keys
+
+    def _left(self) -> float:
+        expires = self.provided.expires
+        return inf if expires is None else (expires - datetime.now(UTC)).total_seconds()
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever botocore wants of them.
-        return getattr(self._present, name)
+        return getattr(self._plain, name)
 
     async def load_credentials(self) -> "_Current":
         """Be botocore's provider of credentials as well."""
@@ -229,25 +222,25 @@ async def open_session(
         AccessError: There are no credentials.
         UsageError: The profile or the endpoint is not one.
     """
-    try:
+    governor = governor or Governor()
+
+    def prepared(attempt: Attempt) -> tuple[aiobotocore.session.AioSession, Provided | None]:
         core = core_of(source)
+        core.full_config  # noqa: B018 - is read here and kept: a file may be a pipe, or on a disk that hangs.
+        _check_certificates(certificates_of(core))
+        return core, None if source.no_sign_request else attempt.credentials()
+
+    try:
+        core, provided = await ask(source, prepared, _patience(governor))
         session = aioboto3.Session(botocore_session=core)
         region = source.region or session.region_name or warehouse.REGION
-        credentials = None
-        if not source.no_sign_request:
-            async with asyncio.timeout(RENEWAL_SECONDS):
-                found = await _load_credentials(core_of(source))  # Not by this one, which would keep them.
-                credentials = _Current(found, await found.get_frozen_credentials())
-            core.register_component("credential_provider", credentials)
-    except ProfileNotFound as error:
-        raise UsageError(str(error), hint="aws configure list-profiles shows the known ones") from error
-    except TimeoutError as error:
-        raise _no_credentials(error) from None
-    except BotoCoreError as error:
-        # Not with its cause, which quotes the line that it could not read.
-        raise UsageError(f"AWS's configuration cannot be read: {error}", hint="check ~/.aws/config") from None
-    ca_bundle = core.get_config_variable("ca_bundle")
-    _check_certificates(ca_bundle)
+    except (BotoCoreError, ValueError) as error:
+        raise configuration_error(error, source) from None  # Not with its cause, which quotes a line.
+    current = None
+    if provided is not None:
+        current = _Current(provided, lambda: _provided(source, governor))
+        core.register_component("credential_provider", current)
+    certificates = certificates_of(core)
     config = StrictConfig(
         is_limited=bandwidth is not None,
         signature_version=UNSIGNED if source.no_sign_request else "s3v4",
@@ -261,7 +254,13 @@ async def open_session(
     async with AsyncExitStack() as stack:
         try:
             client = await stack.enter_async_context(
-                session.client("s3", region_name=region, endpoint_url=source.endpoint_url, config=config)
+                session.client(
+                    "s3",
+                    region_name=region,
+                    endpoint_url=source.endpoint_url,
+                    verify=certificates or True,
+                    config=config,
+                )
             )
             client.meta.events.register("before-call.s3", _stay_here)
             client.meta.events.register("before-call.s3", _leave_proof_to_us)
@@ -271,11 +270,11 @@ async def open_session(
                 f"the S3 client cannot be set up: {error}", hint="check --endpoint-url and --region"
             ) from error
         source.check_endpoint(base_url)  # It may have come from AWS_ENDPOINT_URL or a profile.
-        proxies = get_environ_proxies(base_url)
+        proxies = get_environ_proxies(client.meta.endpoint_url)  # As the client itself: NO_PROXY is held against that.
         _check_proxies(proxies)
         http = await stack.enter_async_context(
             StrictSession(
-                verify=ca_bundle or True,
+                verify=certificates or True,
                 proxies=proxies,
                 timeout=(CONNECT_TIMEOUT_SECONDS, stall_seconds),
                 max_pool_connections=connections,
@@ -285,12 +284,12 @@ async def open_session(
             source,
             client,
             http,
-            credentials,
+            current,
             base_url=base_url,
             proxy=proxies.get(urlsplit(base_url).scheme),
-            certificates=get_cert_path(ca_bundle or True),
+            certificates=get_cert_path(certificates or True),
             stall_seconds=stall_seconds,
-            governor=governor or Governor(),
+            governor=governor,
             bandwidth=bandwidth,
             at_close=stack.callback,
         )
@@ -341,7 +340,8 @@ def _check_certificates(path: str | None) -> None:
             ssl.create_default_context(cafile=path)
         except OSError as error:
             raise UsageError(
-                f"the certificates in {path} cannot be read: {error}", hint="check AWS_CA_BUNDLE and REQUESTS_CA_BUNDLE"
+                f"the certificates in {path} cannot be read: {error}",
+                hint="check AWS_CA_BUNDLE, ca_bundle in ~/.aws/config, and REQUESTS_CA_BUNDLE",
             ) from error
 
 
@@ -365,52 +365,23 @@ def core_of(source: Source) -> aiobotocore.session.AioSession:
     """Return a botocore session, which has read nothing yet."""
     core = aiobotocore.session.AioSession(profile=source.profile)
     # boto3 reads AWS_DEFAULT_REGION alone; the AWS CLI v2, and our contract, know AWS_REGION as well.
-    core.session_var_map["region"] = ("region", ["AWS_REGION", "AWS_DEFAULT_REGION"], None, None)
-    core.set_default_client_config(StrictConfig())  # Also for those whom providers of credentials ask: STS, SSO.
-    # They have no region of their own.
-    core.set_config_variable("region", source.region or core.get_config_variable("region") or warehouse.REGION)
+    set_up(core, source)
     return core
 
 
-async def _load_credentials(core: aiobotocore.session.AioSession) -> Any:  # noqa: ANN401 - botocore has no types.
-    try:
-        for provider in core.get_component("credential_provider").providers:
-            if isinstance(provider, AioProcessProvider):
-                provider._popen = programs.start  # noqa: SLF001 - its own starts what nobody ends.
-        credentials = await core.get_credentials()
-        if credentials is not None:
-            await credentials.get_frozen_credentials()  # Temporary ones are fetched now, or cannot be.
-    except (ProfileNotFound, ConfigParseError):
-        raise
-    except _CREDENTIAL_FAILURES as error:
-        raise _no_credentials(error) from None
-    if credentials is None:
-        raise _no_credentials(NoCredentialsError())
-    return credentials
+async def _provided(source: Source, governor: Governor) -> Provided:
+    """Ask the providers, within the time that the run has for it.
 
-
-def _no_credentials(error: Exception) -> CredentialsError:
-    """Say why there are no credentials, without repeating what may hold some.
-
-    A program's complaint may have its output in it, and STS quotes a request that it does not accept, headers and all.
+    Raises:
+        CredentialsError: They have none.
     """
-    if isinstance(error, TimeoutError) and error.errno is None:  # Ours; one of the system's has a number.
-        why = f"none came within {RENEWAL_SECONDS:g} seconds; run the profile's credential_process by hand to see why"
-    elif isinstance(error, ClientError):
-        code = str(error.response.get("Error", {}).get("Code", "Unknown"))
-        why = f"{error.operation_name} was refused: {printable(code[:64])}"
-    elif isinstance(error, CredentialRetrievalError):
-        provider = error.kwargs["provider"]
-        why = (
-            "credential_process gave none; run its command by hand to see why"
-            if provider == "custom-process"
-            else f"{printable(str(provider))} gave none"
-        )
-    elif type(error) is HTTPClientError:
-        why = "whoever gives them cannot be asked; check the proxy"  # What it complains of may be the proxy's password.
-    else:
-        why = printable(str(error))
-    return CredentialsError(
-        f"no usable AWS credentials: {why}",
-        hint="choose a profile with --profile, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
-    )
+    try:
+        return await ask(source, Attempt.credentials, _patience(governor))
+    except BotoCoreError as error:  # The profile is gone, or its file is being written: that may mend itself.
+        told = configuration_error(error, source)
+        raise CredentialsError(f"no usable AWS credentials: {told.message}", told.hint) from None
+
+
+def _patience(governor: Governor) -> float:
+    """Return for how many seconds providers are waited for."""
+    return min(PROVIDERS_SECONDS_MAX, max(PROVIDERS_SECONDS_MIN, governor.seconds_left))
