@@ -820,7 +820,7 @@ GUARDS = (
     Guard(
         "https is required also where a variable or a profile names the endpoint",
         "store/session.py",
-        "source.check_endpoint(base_url)",
+        "source.check_endpoint(address.url)",
         "pass",
         "test_store.py::test_patients_data_do_not_travel_in_the_clear",
     ),

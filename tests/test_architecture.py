@@ -23,7 +23,7 @@ RANKS = (
         *("tasks", "units", "warehouse"),
         *("cli", "cli.awsfiles", "cli.help", "cli.records", "cli.records.times", "cli.signals"),
         *("demo.clinical", "doctor", "doctor.in_time", "store", "store.pace", "store.programs"),
-        *("store.signing",),
+        *("store.address", "store.signing"),
     ),
     (
         *("durability", "keys", "model", "retry", "sqlitefile", "timetable"),

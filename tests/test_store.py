@@ -127,7 +127,7 @@ def got(make: Make, s3: ScriptedS3, start: int = 0, **options: Any) -> tuple[ETa
 
 
 async def address(session: Session) -> tuple[str, str]:
-    return session.base_url, session.region
+    return session.address.url, session.address.region
 
 
 # Redirects

@@ -94,7 +94,7 @@ async def encryption_of(session: Session) -> Encryption | None:
 
     What is wrong with a certificate is found, and told, by whoever asks for something.
     """
-    parts = urlsplit(session.base_url)
+    parts = urlsplit(session.address.url)
     if parts.scheme != "https" or session.proxy:
         return None
     with suppress(OSError):
