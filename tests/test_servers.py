@@ -46,6 +46,8 @@ DATA = bytes(range(256)) * 4
 @pytest.fixture
 def s3() -> Iterator[ScriptedS3]:
     with ScriptedS3() as server:
+        server.is_public = True  # For what asks without a client.
+        server.secrets["reader"] = "secret"
         server.put(KEY, DATA)
         yield server
 
@@ -373,6 +375,7 @@ def test_objects_change_between_request_and_answer(s3: ScriptedS3) -> None:
 
 def test_a_failing_callback_is_not_kept_quiet() -> None:
     server = ScriptedS3()
+    server.is_public = True
     server.script("get", Do(lambda: 1 // 0))
     with pytest.raises(ZeroDivisionError), server, pytest.raises(http.client.RemoteDisconnected):
         ask(server)
@@ -401,6 +404,7 @@ def test_the_server_ends_with_requests_in_the_air() -> None:
     threads = threading.active_count()
     arrived = threading.Event()
     with ScriptedS3() as server, closing(connect(server)) as unread, closing(connect(server)) as held:
+        server.is_public = True
         server.put(KEY, bytes(20_000_000))
         server.script("get", Do(arrived.set, then=Hold(threading.Event())), after=1)
         unread.request("GET", f"/{BUCKET}/{KEY}")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlsplit
 
 _SAFE = "-_.~"
 """What SigV4 leaves as it is, beside letters and digits; in a path the slash as well."""
@@ -69,4 +69,5 @@ class Address:
         >>> Address.of("https://bucket.s3.eu-west-2.amazonaws.com", "eu-west-2").listing({"prefix": "a b"})
         '/?prefix=a%20b'
         """
-        return f"{self.folder or '/'}?{urlencode(sorted(query.items()), quote_via=quote, safe=_SAFE)}"
+        pairs = sorted((quote(name, safe=_SAFE), quote(value, safe=_SAFE)) for name, value in query.items())
+        return f"{self.folder or '/'}?{'&'.join(f'{name}={value}' for name, value in pairs)}"
