@@ -157,6 +157,13 @@ def make_certificates(folder: Path, *hosts: str) -> None:
     )
 
 
+def server_context(folder: Path) -> ssl.SSLContext:
+    """Return the context of a server that shows what `make_certificates` made."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "leaf.pem", folder / "leaf.key")
+    return context
+
+
 def _usage(*, ca: bool) -> x509.KeyUsage:
     return x509.KeyUsage(
         digital_signature=True,
