@@ -23,6 +23,10 @@ demo: $(VENV)/.demo ## Fetch a synthetic warehouse from an embedded S3 server, t
 test: $(VENV)/.dev $(VENV)/.docs ## Run the tests; ARGS="-k journal" for some of them
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal $(ARGS)
 
+.PHONY: contract-ceph
+contract-ceph: $(VENV)/.dev ## Run the contract suite on Ceph's gateway, where the system has it
+	TESTS_CEPH=1 $(BIN)/python -m pytest -k ceph tests/test_store_contract.py $(ARGS)
+
 .PHONY: faults
 faults: $(VENV)/.dev ## Print the catalogue of faults, and the tests that show what becomes of each
 	@$(BIN)/python -m tests.catalogue

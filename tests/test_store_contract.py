@@ -3,10 +3,10 @@
 The last one, which `juicefs gateway` brings, verifies signatures over http and https, in path style and where the bucket
 has a host of its own. Where a server is not S3, the test says so, and shows what keeps the caller safe all the same.
 
-With CONTRACT_SERVER set to the URL of another server, whose bucket is made and filled first, the same tests run on that one:
-`make contract-ceph` does so.
+With TESTS_CEPH=1 it runs on Ceph's gateway as well: see `servers.ceph`. `make contract-ceph` does so.
 """
 
+import os
 from base64 import b64encode
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager
@@ -31,6 +31,7 @@ from nccid_fetch.store.session import Session, open_session
 
 from .catalogue import fault
 from .conftest import run
+from .servers.ceph import CephS3
 from .servers.juicefs import JuiceFS, Scheme, Style
 from .servers.rclone import RcloneS3
 from .servers.writing import Writer
@@ -144,8 +145,18 @@ def fill(writing: Callable[[], AbstractContextManager[Writer]]) -> None:
         writer.put_in_parts(BUCKET, PARTED, PARTS)
 
 
-CELLS: dict[str, tuple[Scheme, Style]] = {
-    f"juicefs-{scheme}-{style}": (scheme, style) for scheme in get_args(Scheme) for style in get_args(Style)
+@pytest.fixture(scope="module")
+def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CephS3]:
+    with CephS3(tmp_path_factory.mktemp("ceph"), BUCKET) as server:
+        fill(server.writing)
+        yield server
+
+
+CELLS: dict[str, tuple[str, Scheme, Style]] = {
+    f"{name}-{scheme}-{style}": (name, scheme, style)
+    for name in ("juicefs", *(["ceph"] if os.environ.get("TESTS_CEPH") else []))
+    for scheme in get_args(Scheme)
+    for style in get_args(Style)
 }
 
 
@@ -154,9 +165,10 @@ def server(request: pytest.FixtureRequest) -> Server:
     if request.param not in CELLS:
         found: Server = request.getfixturevalue(request.param)
         return found
-    there: JuiceFS = request.getfixturevalue("juicefs")
+    name, scheme, style = CELLS[request.param]
+    there: JuiceFS | CephS3 = request.getfixturevalue(name)
     return Server(
-        environment=there.environment(*CELLS[request.param]),
+        environment=there.environment(scheme, style),
         is_s3=True,
         many=FEW,
         page_keys=10,

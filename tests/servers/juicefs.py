@@ -141,7 +141,7 @@ class JuiceFS:
             stdout=log,
             stderr=log,
         )
-        stack.callback(_end, process)
+        stack.callback(end, process)
         return process
 
     def _wait_for(self, scheme: Scheme, process: "subprocess.Popen[bytes]") -> None:
@@ -171,7 +171,8 @@ class JuiceFS:
         }
 
 
-def _end(process: "subprocess.Popen[bytes]") -> None:
+def end(process: "subprocess.Popen[bytes]") -> None:
+    """End a process, and wait for it."""
     process.terminate()
     try:
         process.wait(60)
