@@ -1481,6 +1481,63 @@ GUARDS = (
         "if False:",
         "test_store.py::test_credentials_at_fault_end_the_run_and_not_one_object",
     ),
+    # Where the bucket is, and what is signed for it.
+    Guard(
+        "the canonical path: a listing is signed over the slash that is sent",
+        "store/address.py",
+        "{self.folder or '/'}",
+        "{self.folder}",
+        "test_address.py::test_what_is_signed_is_what_is_sent",
+    ),
+    Guard(
+        "the canonical query: a listing's is in SigV4's order",
+        "store/address.py",
+        "pairs = sorted((",
+        "pairs = list((",
+        "test_signing.py::test_a_signature_is_that_of_botocore_and_the_server_takes_it",
+    ),
+    Guard(
+        "the Host header: the scheme's own port is neither sent nor signed",
+        "store/address.py",
+        "if parts.port is not None and parts.port != _PORTS.get(parts.scheme):",
+        "if parts.port is not None:",
+        "test_address.py::test_what_is_signed_is_what_is_sent",
+    ),
+    Guard(
+        "the region of signatures is that of AWS's endpoint rules",
+        "store/session.py",
+        'signing.get("region") or client.meta.region_name',
+        "client.meta.region_name",
+        "test_address.py::test_what_is_signed_is_what_is_sent",
+    ),
+    Guard(
+        "the signer signs the query that is sent",
+        "store/signing.py",
+        'request = f"GET\\n{path}\\n{query}\\n',
+        'request = f"GET\\n{path}\\n\\n',
+        "test_signing.py::test_awss_own_examples_come_out",
+    ),
+    Guard(
+        "a host below localhost is looked up nowhere",
+        "store/strict.py",
+        'return "localhost" if host.endswith(".localhost") else host',
+        "return host",
+        "test_address.py::test_a_host_below_localhost_is_this_machine",
+    ),
+    Guard(
+        "the ARN of an access point is refused by name",
+        "settings.py",
+        'if name.startswith("arn:"):',
+        "if False:",
+        "test_address.py::test_what_is_no_general_purpose_bucket_is_refused_by_name",
+    ),
+    Guard(
+        "the reserved names of other kinds of buckets are refused",
+        "settings.py",
+        "if name.endswith(ending):",
+        "if False:",
+        "test_address.py::test_what_is_no_general_purpose_bucket_is_refused_by_name",
+    ),
 )
 
 

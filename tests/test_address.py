@@ -5,7 +5,8 @@ the server's side of SigV4 (`servers.sigv4`), as it would go over the wire.
 """
 
 import doctest
-from collections.abc import Mapping
+import socket
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,11 +22,13 @@ from nccid_fetch.settings import Source
 from nccid_fetch.store import address
 from nccid_fetch.store.fast import FastReader
 from nccid_fetch.store.pages import Lister
+from nccid_fetch.store.protocol import Reader
 from nccid_fetch.store.reference import ReferenceReader
 from nccid_fetch.store.session import Session, open_session
 
 from .catalogue import fault
 from .conftest import run
+from .servers.scripted import ScriptedS3
 from .servers.sigv4 import canonical_request, verify
 
 BUCKET = warehouse.BUCKET
@@ -206,6 +209,38 @@ def test_the_addressing_style_of_awss_configuration_counts(
     assert session.address.url == url
     assert by_fast.url == by_reference.url == f"{url}/{ENCODED}"
     assert [sent.is_refused("eu-west-2") for sent in (listing, by_fast, by_reference)] == [None, None, None]
+
+
+@fault(127, 119)
+@pytest.mark.parametrize("make", [lambda session: FastReader(session, connections=1), ReferenceReader])
+def test_a_host_below_localhost_is_this_machine(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, make: Callable[[Session], Reader]
+) -> None:
+    """For which plain http is allowed, so that no name server is asked where it is."""
+    (tmp_path / "config").write_text("[default]\ns3 =\n  addressing_style = virtual\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    looked_up: list[str] = []
+    getaddrinfo = socket.getaddrinfo
+
+    def noted(host: str, *arguments: Any, **options: Any) -> Any:
+        looked_up.append(host)
+        return getaddrinfo(host, *arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", noted)
+    with ScriptedS3() as s3:
+        s3.put(KEY, b"body")
+
+        async def go() -> bytes:
+            source = Source(endpoint_url=s3.endpoint_url.replace("127.0.0.1", "localhost"))
+            async with open_session(source, connections=1, stall_seconds=30) as session:
+                (found,) = (await Lister(session).page("training/")).objects
+                async with make(session).get(found) as body:
+                    return b"".join([bytes(chunk) async for chunk in body.chunks()])
+
+        assert run(go()) == b"body"
+        assert f"{BUCKET}.localhost" not in looked_up
+        assert [seen.path_raw for seen in s3.requests] == ["/", f"/{ENCODED}"]
+        assert {seen.headers["host"].partition(":")[0] for seen in s3.requests} == {f"{BUCKET}.localhost"}
 
 
 REFUSED = {
