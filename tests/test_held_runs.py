@@ -32,11 +32,12 @@ def night() -> Night:
 
 
 @pytest.fixture
-def keys_in_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+def keys_in_file(s3: ScriptedS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Writes the file that is the only source of credentials: an access key and a token of this name."""
     path = tmp_path / "credentials"
 
     def write(name: str) -> None:
+        s3.secrets[name] = "s"
         path.write_text(
             f"[default]\naws_access_key_id = {name}\naws_secret_access_key = s\naws_session_token = {name}\n"
         )
