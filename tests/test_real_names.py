@@ -20,7 +20,7 @@ from nccid_fetch.warehouse import BUCKET
 from .catalogue import fault
 from .commandline import exit_code_of
 from .servers import juicefs as minio
-from .servers.juicefs import AWS_DOMAIN, JuiceFS, Scheme, Style
+from .servers.juicefs import AWS_DOMAIN, JuiceFS, Scheme, Style, needs_linux
 from .servers.scripted import ScriptedS3
 from .servers.tls import Relay, make_certificates, server_context
 
@@ -103,6 +103,7 @@ def job(dest: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monk
 
 
 @fault(127)
+@needs_linux
 @both_transports
 @pytest.mark.parametrize("cell", [("http", "path"), ("http", "virtual"), ("https", "virtual")], ids="-".join)
 def test_the_whole_job_on_minio(server: JuiceFS, job: Job, cell: tuple[Scheme, Style], transport: str) -> None:
@@ -111,6 +112,7 @@ def test_the_whole_job_on_minio(server: JuiceFS, job: Job, cell: tuple[Scheme, S
 
 
 @fault(48, 127)
+@needs_linux
 @pytest.mark.parametrize(("transport", "cell"), [("fast", ("https", "virtual")), ("aioboto3", ("http", "path"))])
 def test_an_object_above_100_mib_comes_whole_from_minio(
     server: JuiceFS, job: Job, transport: str, cell: tuple[Scheme, Style]
@@ -135,7 +137,7 @@ class Led(NamedTuple):
     object_gets: Callable[[], int]
 
 
-@pytest.fixture(params=["scripted", "minio"])
+@pytest.fixture(params=["scripted", pytest.param("minio", marks=needs_linux)])
 def led(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Led]:
     with ExitStack() as stack:
         if request.param == "minio":

@@ -32,7 +32,7 @@ from nccid_fetch.store.session import Session, open_session
 from .catalogue import fault
 from .conftest import run
 from .servers.ceph import CephS3
-from .servers.juicefs import JuiceFS, Scheme, Style
+from .servers.juicefs import JuiceFS, Scheme, Style, needs_linux
 from .servers.rclone import RcloneS3
 from .servers.writing import Writer
 
@@ -160,7 +160,10 @@ CELLS: dict[str, tuple[str, Scheme, Style]] = {
 }
 
 
-@pytest.fixture(scope="module", params=["moto", "rclone", *CELLS])
+on_cells = [pytest.param(name, marks=needs_linux) for name in CELLS]
+
+
+@pytest.fixture(scope="module", params=["moto", "rclone", *on_cells])
 def server(request: pytest.FixtureRequest) -> Server:
     if request.param not in CELLS:
         found: Server = request.getfixturevalue(request.param)
@@ -337,7 +340,7 @@ def test_a_key_that_is_no_longer_there_is_gone(make: Callable[[Session], Reader]
 
 
 @fault(127)
-@pytest.mark.parametrize("server", ["rclone", *CELLS], indirect=True)  # moto takes any.
+@pytest.mark.parametrize("server", ["rclone", *on_cells], indirect=True)  # moto takes any.
 @pytest.mark.parametrize(
     ("variable", "says"),
     [("AWS_SECRET_ACCESS_KEY", "secret key does not fit"), ("AWS_ACCESS_KEY_ID", "access key is not known")],
@@ -442,7 +445,7 @@ def test_moto_says_how_an_object_is_encrypted_and_the_others_nothing(server: Ser
 
 
 @fault(42, 127)
-@pytest.mark.parametrize("server", CELLS, indirect=True)
+@pytest.mark.parametrize("server", on_cells, indirect=True)
 def test_parts_of_odd_sizes_that_cannot_be_asked_for_are_not_made_up(make: Callable[[Session], Reader]) -> None:
     """The first part is answered with the whole object, any other refused. So there is no proof, and no wrong one either."""
     wanted = remote(PARTED, etag=f"{md5(b''.join(md5(part).digest() for part in PARTS)).hexdigest()}-{len(PARTS)}")
@@ -457,7 +460,7 @@ def test_parts_of_odd_sizes_that_cannot_be_asked_for_are_not_made_up(make: Calla
 
 
 @fault(44, 127)
-@pytest.mark.parametrize("server", CELLS, indirect=True)
+@pytest.mark.parametrize("server", on_cells, indirect=True)
 def test_a_checksum_that_was_stored_and_is_not_told_leaves_the_etag_to_prove_the_body() -> None:
     facts = talk(lambda session: ReferenceReader(session).facts(remote(SUMMED)))
     assert facts.checksum is None

