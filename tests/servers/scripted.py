@@ -413,6 +413,7 @@ class ScriptedS3:
     Attributes:
         secrets: The secret of each access key that there is.
         region: The region that signatures have to name.
+        has_clock: Whether a signature has to be of the present; not where a test moves a client's clock.
         is_public: Whether requests without a signature are answered.
         expects_refusals: Whether a test means to be refused for its signature; else its context ends with an error.
         hide_missing: Answer 403 in place of 404, as S3 does to whoever may not list.
@@ -428,6 +429,7 @@ class ScriptedS3:
         self.bucket = bucket
         self.secrets = dict(SECRETS)
         self.region = REGION
+        self.has_clock = True
         self.is_public = False
         self.expects_refusals = False
         self.hide_missing = False
@@ -763,7 +765,7 @@ class ScriptedS3:
             request.headers,
             self.secrets,
             region=self.region,
-            now=datetime.now(UTC),
+            now=datetime.now(UTC) if self.has_clock else None,
         )
 
 
