@@ -33,6 +33,10 @@ test-newest: ## Run the tests with the newest versions of everything, in a new .
 	rm -rf .venv-newest
 	DEPENDENCIES=newest $(MAKE) test VENV=.venv-newest CONSTRAINTS=/dev/null
 
+.PHONY: contract-ceph
+contract-ceph: $(VENV)/.dev ## Run the contract suite on Ceph's gateway, where the system has it
+	TESTS_CEPH=1 $(BIN)/python -m pytest -k ceph tests/test_store_contract.py $(ARGS)
+
 .PHONY: faults
 faults: $(VENV)/.dev ## Print the catalogue of faults, and the tests that show what becomes of each
 	@$(BIN)/python -m tests.catalogue

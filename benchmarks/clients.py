@@ -20,6 +20,8 @@ from .tree import BUCKET
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 IN_FLIGHT = 64
+ACCESS_KEY = "benchmark"
+SECRET_KEY = "benchmark-secret"
 OURS, AWS, AWS2, AWS2_CRT, S5CMD, RCLONE, CP = (
     *("nccid-fetch", "aws s3 sync", "aws s3 sync (v2)", "aws s3 sync (v2, CRT)*", "s5cmd", "rclone", "cp -r"),
 )
@@ -89,8 +91,8 @@ def environment(home: Path, endpoint: Endpoint | None, *, code: Path = ROOT) -> 
         "HOME": str(home),
         "LANG": "C.UTF-8",
         "PYTHONPATH": str(code),
-        "AWS_ACCESS_KEY_ID": "benchmark",
-        "AWS_SECRET_ACCESS_KEY": "benchmark-secret",
+        "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+        "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
         "AWS_REGION": "eu-west-2",
         "AWS_DEFAULT_REGION": "eu-west-2",
         "AWS_CONFIG_FILE": str(config),

@@ -51,7 +51,7 @@ _PREFACE = """\
 As measured on {date:%Y-%m-%d} by `make compare-faults`, which writes this page: nothing in it is typed by hand.
 
 Every client is a real process that talks to a server that lies on command (`tests/servers/scripted.py`; plain http on
-loopback, signatures unchecked). What follows is what was on the disk afterwards, the exit code, and the time if it was a
+loopback, signatures verified). What follows is what was on the disk afterwards, the exit code, and the time if it was a
 second or more. *Rerun* is the same command again, with the server honest; it is told where something was left to mend. **Bold**
 is what a user would not notice: a file under its final name that is not one whole version of its object, a success that is
 none, data in a place where nobody looks. Numbers that begin with F are those of the catalogue of faults, by which the tests about them
@@ -226,6 +226,8 @@ def play(scenario: Scenario, client: Client, folder: Path) -> Cell:
     home = folder / "home"
     home.mkdir()
     with ScriptedS3(bucket=BUCKET) as s3, ScriptedS3(bucket=BUCKET) as other:
+        s3.secrets[clients.ACCESS_KEY] = clients.SECRET_KEY
+        s3.expects_refusals = True  # What a peer sends after a redirect, or of a key of its own, is its own affair.
         stage = Stage(s3, other, sandbox, dest)
         scenario.arrange(stage)
         job = Job(Endpoint("scripted", s3.endpoint_url, None), folder, dest, ["data"])

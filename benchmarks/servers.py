@@ -15,14 +15,9 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
 from pathlib import Path
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from tests.servers.tls import make_certificates
 
 from .tree import BUCKET
 
@@ -258,53 +253,3 @@ def _wait_for(port: int, process: "subprocess.Popen[str]") -> None:
             return
         time.sleep(0.02)
     raise AbsentError(f"{Path(str(process.args[0])).name} did not start")  # type: ignore[index]
-
-
-def make_certificates(folder: Path) -> None:
-    """Make an authority and a certificate that it signed: not every client takes an authority's as a server's.
-
-    With all that makes one a certificate to the letter: Python 3.13 and newer take no other.
-    """
-    now = datetime.now(UTC)
-
-    def build(name: str, issuer: str, key: ec.EllipticCurvePrivateKey, *, ca: bool) -> x509.CertificateBuilder:
-        subject, signer = (x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)]) for text in (name, issuer))
-        return (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(signer)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - timedelta(hours=1))
-            .not_valid_after(now + timedelta(days=2))
-            .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-            .add_extension(signed_by, critical=False)
-            .add_extension(_usage(ca=ca), critical=True)
-        )
-
-    authority_key, leaf_key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
-    signed_by = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key())
-    authority = build("benchmark", "benchmark", authority_key, ca=True).sign(authority_key, hashes.SHA256())
-    names = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1")), x509.DNSName("localhost")])
-    leaf = build("127.0.0.1", "benchmark", leaf_key, ca=False).add_extension(names, critical=False)
-    pem = serialization.Encoding.PEM
-    (folder / "authority.pem").write_bytes(authority.public_bytes(pem))
-    (folder / "leaf.pem").write_bytes(leaf.sign(authority_key, hashes.SHA256()).public_bytes(pem))
-    (folder / "leaf.key").write_bytes(
-        leaf_key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-
-
-def _usage(*, ca: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=True,
-        key_cert_sign=ca,
-        crl_sign=ca,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
-    )

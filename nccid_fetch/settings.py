@@ -3,6 +3,7 @@
 The command line and the Python functions build these; nothing below them reads the environment.
 """
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import ip_address
@@ -119,15 +120,7 @@ class Source:
         """Refuse what no S3 server could mean."""
         if self.group not in warehouse.GROUPS:
             raise UsageError(f"--group {self.group!r} is unknown", hint=f"one of: {', '.join(warehouse.GROUPS)}")
-        if not self.bucket or "/" in self.bucket:
-            raise UsageError(
-                f"--bucket {self.bucket!r} is not a bucket's name", hint="give the name alone, without s3:// or a path"
-            )
-        if self.bucket.endswith("--x-s3"):
-            raise UsageError(
-                f"{self.bucket} is a directory bucket, whose listings have no order and whose ETags are no digests",
-                hint="name a general-purpose bucket",
-            )
+        check_bucket(self.bucket)
         if self.endpoint_url is not None:
             self.check_endpoint(self.endpoint_url)
 
@@ -147,6 +140,43 @@ class Source:
                 f"--endpoint-url {parts.hostname} is not reached over https, so anyone on the way could read the data",
                 hint="use https://, or add --allow-http if you accept that",
             )
+
+
+def check_bucket(name: str) -> None:
+    """Refuse what is not the name of a general-purpose bucket.
+
+    Raises:
+        UsageError: Naming what it is instead, where the name tells.
+    """
+    if name.startswith("arn:"):
+        what = next((what for word, what in _ARNS.items() if word in name), "a resource")
+        raise UsageError(f"--bucket {name!r} is the ARN of {what}", hint=_GENERAL)
+    if not _BUCKET.fullmatch(name):
+        raise UsageError(
+            f"--bucket {name!r} is not a bucket's name", hint="give the name alone, without s3:// or a path"
+        )
+    for ending, what in _ENDINGS.items():
+        if name.endswith(ending):
+            raise UsageError(f"{name} is {what}", hint=_GENERAL)
+
+
+_BUCKET = re.compile(r"(?!\.+\Z)[A-Za-z0-9._-]{1,255}")
+"""What botocore takes for one, but for dots alone, which are not a folder's name either."""
+_GENERAL = "name a general-purpose bucket"
+_LAMBDA = "an Object Lambda access point, whose bodies are made as they are asked for"
+_OUTPOSTS = "an access point of S3 on Outposts, which is not the bucket itself"
+_ARNS = {
+    ":s3-object-lambda:": _LAMBDA,
+    ":s3-outposts:": _OUTPOSTS,
+    ":accesspoint": "an access point, which is not the bucket itself",
+}
+_ENDINGS = {
+    "--x-s3": "a directory bucket, whose listings have no order and whose ETags are no digests",
+    "--ol-s3": _LAMBDA,
+    "--op-s3": _OUTPOSTS,
+    "--table-s3": "a table bucket, whose objects cannot be listed",
+}
+"""Reserved endings of names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

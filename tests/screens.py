@@ -123,7 +123,7 @@ def shell(columns: int, lines: int, **environment: str) -> Iterator[tuple[Scene,
         settings = {
             "AWS_ENDPOINT_URL": scene.s3.endpoint_url,
             "AWS_ACCESS_KEY_ID": "test",
-            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_SECRET_ACCESS_KEY": "test-secret",
             "PYTHONPATH": str(ROOT),
         } | environment
         scene.at(0)

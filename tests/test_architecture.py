@@ -24,7 +24,7 @@ RANKS = (
         *("cli", "cli.awsfiles", "cli.help", "cli.records", "cli.records.times"),
         *("demo.clinical",),
         *("doctor", "doctor.in_time"),
-        *("store", "store.pace", "store.programs", "store.signing"),
+        *("store", "store.address", "store.pace", "store.programs", "store.signing"),
     ),
     (
         *("cli.completion", "cli.configfile", "cli.records.files", "cli.signals"),

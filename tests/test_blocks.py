@@ -44,6 +44,7 @@ def known() -> set[str]:
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
     with ScriptedS3() as server:
+        server.secrets["demo"] = "demo-secret"
         for item in warehouse():
             server.put(item.key, item.body)
         yield server.endpoint_url

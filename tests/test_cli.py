@@ -760,6 +760,7 @@ def test_no_secret_is_ever_shown(
 ) -> None:
     """Not in tracebacks either, nor what our libraries log; so a process of its own, with all that it prints."""
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary/secret/key")
+    s3.secrets["test"] = "canary/secret/key"
     monkeypatch.setenv("AWS_SESSION_TOKEN", "canary-session-token")
     s3.script(operation, lie, key="training/" if operation == "list" else None, count=None)
     ended = process("get", "ct", "--dest", dest, "--debug", "-v", "--attempts", "1", "--transport", transport)

@@ -500,6 +500,7 @@ def test_without_credentials_the_endpoint_is_examined_all_the_same(
     cli: Cli, s3: ScriptedS3, dest: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    s3.expects_refusals = True
     ended = cli("doctor", "--dest", dest, "--format", "json")
     assert ended.code == 4
     assert ended.finding("credentials")["command"] == "aws configure --profile nccid"
@@ -519,6 +520,7 @@ def test_whoever_gives_credentials_and_hangs_is_not_waited_for(
     config.write_text("[profile slow]\ncredential_process = sleep 5\n")
     monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
     monkeypatch.setattr("nccid_fetch.store.session.PROVIDERS_SECONDS_MIN", 0.2)
+    s3.expects_refusals = True  # The endpoint is asked all the same, without a signature.
     ended = cli("doctor", "--dest", dest, "--profile", "slow", "--format", "json")
     assert ended.code == 4
     assert ended.finding("credentials")["command"] == "aws configure get credential_process --profile slow"
@@ -529,6 +531,7 @@ def test_no_key_is_shown_but_its_ends_and_no_secret_at_all(
 ) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "ASIAQNZGKIQY56JQ7WML")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary-secret")
+    s3.secrets["ASIAQNZGKIQY56JQ7WML"] = "canary-secret"
     monkeypatch.setenv("AWS_SESSION_TOKEN", "canary-token")
     monkeypatch.setenv("HTTP_PROXY", "http://user:canary-password@127.0.0.1:9")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")

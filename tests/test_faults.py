@@ -29,6 +29,7 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
     dest = tmp_path / "sandbox" / "deep" / "dest"
     dest.mkdir(parents=True)
     with ScriptedS3() as s3, ScriptedS3() as other:
+        s3.is_public = True  # What is asked here is asked without a client.
         yield Stage(s3, other, tmp_path / "sandbox", dest)
 
 

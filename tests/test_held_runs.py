@@ -32,11 +32,12 @@ def night() -> Night:
 
 
 @pytest.fixture
-def keys_in_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+def keys_in_file(s3: ScriptedS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Writes the file that is the only source of credentials: an access key and a token of this name."""
     path = tmp_path / "credentials"
 
     def write(name: str) -> None:
+        s3.secrets[name] = "s"
         path.write_text(
             f"[default]\naws_access_key_id = {name}\naws_secret_access_key = s\naws_session_token = {name}\n"
         )
@@ -262,6 +263,7 @@ def test_a_clock_that_jumps_by_a_day_disturbs_nothing(
     s3: ScriptedS3, dest: Path, night: Night, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The time of day is for signatures alone."""
+    s3.has_clock = False
     days = iter(range(1000))
     monkeypatch.setattr("nccid_fetch.store.fast.time", lambda: 1.6e9 + 86_400 * (next(days) % 3))
     run = fetch(s3, dest, clock=night.clock, transport=Transport.FAST)
@@ -275,6 +277,7 @@ def test_what_waits_for_its_turn_is_not_signed_yet(
     s3: ScriptedS3, dest: Path, night: Night, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A signature is good for a quarter of an hour, and nobody may use it up in a queue."""
+    s3.has_clock = False
     monkeypatch.setattr("nccid_fetch.store.fast.time", lambda: 1.6e9 + night.now)
 
     def later() -> None:

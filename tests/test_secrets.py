@@ -92,6 +92,7 @@ Go = Callable[..., Run]
 @pytest.fixture
 def s3() -> Iterator[ScriptedS3]:
     with ScriptedS3() as server:
+        server.secrets[CANARIES["access key"]] = CANARIES["secret key"]
         for number in range(3):
             server.put(f"training/ct/Covid0000/{number}", b"image")
         yield server

@@ -46,6 +46,8 @@ DATA = bytes(range(256)) * 4
 @pytest.fixture
 def s3() -> Iterator[ScriptedS3]:
     with ScriptedS3() as server:
+        server.is_public = True  # For what asks without a client.
+        server.secrets["reader"] = "secret"
         server.put(KEY, DATA)
         yield server
 
@@ -373,6 +375,7 @@ def test_objects_change_between_request_and_answer(s3: ScriptedS3) -> None:
 
 def test_a_failing_callback_is_not_kept_quiet() -> None:
     server = ScriptedS3()
+    server.is_public = True
     server.script("get", Do(lambda: 1 // 0))
     with pytest.raises(ZeroDivisionError), server, pytest.raises(http.client.RemoteDisconnected):
         ask(server)
@@ -401,6 +404,7 @@ def test_the_server_ends_with_requests_in_the_air() -> None:
     threads = threading.active_count()
     arrived = threading.Event()
     with ScriptedS3() as server, closing(connect(server)) as unread, closing(connect(server)) as held:
+        server.is_public = True
         server.put(KEY, bytes(20_000_000))
         server.script("get", Do(arrived.set, then=Hold(threading.Event())), after=1)
         unread.request("GET", f"/{BUCKET}/{KEY}")
@@ -411,6 +415,37 @@ def test_the_server_ends_with_requests_in_the_air() -> None:
             with pytest.raises(ConnectionError):
                 held.getresponse()
     assert threading.active_count() == threads
+
+
+# Signatures
+
+
+def test_what_is_not_signed_or_signed_wrongly_is_refused_and_no_script_is_asked() -> None:
+    with ScriptedS3() as s3:
+        s3.expects_refusals = True
+        s3.put(KEY, DATA)
+        s3.script("get", Body(b"a lie"))
+        assert ask(s3)[0].status == 403
+        for keys, code in {
+            ("test", "wrong"): "SignatureDoesNotMatch",
+            ("another", "secret"): "InvalidAccessKeyId",
+        }.items():
+            with closing(client(s3.endpoint_url, *keys)) as boto:
+                assert refusal(boto.get_object, Key=KEY) == (403, code)
+        with closing(client(s3.endpoint_url, "test", "test-secret")) as boto:
+            assert boto.get_object(Bucket=BUCKET, Key=KEY)["Body"].read() == b"a lie"
+        s3.region = "us-east-1"
+        with closing(client(s3.endpoint_url, "test", "test-secret")) as boto:
+            assert refusal(boto.list_objects_v2) == (400, "AuthorizationHeaderMalformed")
+
+
+def test_a_wrong_signature_that_is_not_expected_fails_the_test() -> None:
+    with (
+        pytest.raises(AssertionError, match="does not match"),
+        ScriptedS3() as s3,
+        closing(client(s3.endpoint_url, "test", "wrong")) as boto,
+    ):
+        refusal(boto.get_object, Key=KEY)
 
 
 # rclone's server

@@ -85,6 +85,7 @@ both = pytest.mark.parametrize("make", [fast, ReferenceReader], ids=["fast", "re
 @pytest.fixture
 def s3() -> Iterator[ScriptedS3]:
     with ScriptedS3() as server:
+        server.secrets |= {f"KEY{number}": "secret" for number in range(1, 32)}  # What `renewing` gives.
         server.put(KEY, DATA)
         yield server
 
@@ -126,7 +127,7 @@ def got(make: Make, s3: ScriptedS3, start: int = 0, **options: Any) -> tuple[ETa
 
 
 async def address(session: Session) -> tuple[str, str]:
-    return session.base_url, session.region
+    return session.address.url, session.address.region
 
 
 # Redirects
@@ -328,6 +329,7 @@ def test_facts_and_part_sizes_are_asked_for_under_the_etag_that_was_listed(s3: S
 
 @both
 def test_every_request_is_signed_unless_that_is_not_wanted(s3: ScriptedS3, make: Make) -> None:
+    s3.is_public = True
     got(make, s3)
     got(make, s3, no_sign_request=True)
     signed, unsigned = s3.requests
@@ -338,6 +340,7 @@ def test_every_request_is_signed_unless_that_is_not_wanted(s3: ScriptedS3, make:
 def test_an_unsigned_listing_needs_no_credentials(s3: ScriptedS3, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    s3.is_public = True
     page = talk(lambda session: Lister(session).page("training/"), s3, no_sign_request=True)
     assert [found.key for found in page.objects] == [KEY]
     assert "authorization" not in s3.requests[0].headers

@@ -1,13 +1,19 @@
-"""One contract for both readers and the listing, on two servers that others wrote: moto and `rclone serve s3`.
+"""One contract for both readers and the listing, on three servers that others wrote: moto, `rclone serve s3` and MinIO's code.
 
-Where rclone is not S3, the test says so, and shows what keeps the caller safe all the same.
+The last one, which `juicefs gateway` brings, verifies signatures over http and https, in path style and where the bucket
+has a host of its own. Where a server is not S3, the test says so, and shows what keeps the caller safe all the same.
+
+With TESTS_CEPH=1 it runs on Ceph's gateway as well: see `servers.ceph`. `make contract-ceph` does so.
 """
 
+import os
+from base64 import b64encode
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from hashlib import md5
+from hashlib import md5, sha256
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 import pytest
 
@@ -18,14 +24,17 @@ from nccid_fetch.errors import AccessError, ObjectError, Reason, RefusedError, T
 from nccid_fetch.model import ETag, RemoteObject
 from nccid_fetch.settings import Source
 from nccid_fetch.store.fast import FastReader
-from nccid_fetch.store.pages import Lister
+from nccid_fetch.store.pages import PAGE_KEYS, Lister
 from nccid_fetch.store.protocol import CHUNK_BYTES, WHOLE_BYTES_MAX, Reader
 from nccid_fetch.store.reference import ReferenceReader
 from nccid_fetch.store.session import Session, open_session
 
 from .catalogue import fault
 from .conftest import run
+from .servers.ceph import CephS3
+from .servers.juicefs import JuiceFS, Scheme, Style, needs_linux
 from .servers.rclone import RcloneS3
+from .servers.writing import Writer
 
 T = TypeVar("T")
 BUCKET = warehouse.BUCKET
@@ -62,38 +71,112 @@ ODD_NAMES = [
 ]
 ODD = [f"training/odd/{name}" for name in ODD_NAMES]
 MANY = [f"training/many/Covid{number:05}.json" for number in range(2001)]
+FEW = MANY[:21]
+"""For servers that take their time to store an object."""
+PARTED = "training/parted/odd.dcm"
+PARTS = [bytes([number]) * size for number, size in enumerate((5 << 20, (5 << 20) + 7, (6 << 20) + 1, 13), 1)]
+SUMMED = "training/parted/summed.dcm"
 
 
 def content(key: str) -> bytes:
     """What every server has under a key."""
+    if key == PARTED:
+        return b"".join(PARTS)
     if key == LARGE:
         return bytes(range(256)) * ((WHOLE_BYTES_MAX + CHUNK_BYTES) // 256) + b"tail"
     return b"" if key == EMPTY else key.encode()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Server:
-    endpoint_url: str
+    """A server as its tests see it.
+
+    Attributes:
+        environment: What leads a client there.
+        is_s3: Whether it obeys If-Match and Range.
+        many: The keys of a listing that comes in pages.
+        page_keys: How many of them a page has.
+        has_parts: Whether it has an object of several parts.
+        encryption: How it says that objects are encrypted.
+    """
+
     environment: dict[str, str]
     is_s3: bool
-    """Whether it obeys If-Match and Range."""
+    many: list[str]
+    page_keys: int = 1000
+    has_parts: bool = False
+    encryption: str | None = None
 
 
-@pytest.fixture(scope="module", params=["moto", "rclone"])
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    keys = [LARGE, SMALL, EMPTY, *ODD, *MANY]
-    if request.param == "moto":
-        with DemoServer() as moto:
-            moto.load(SyntheticObject(key, content(key)) for key in keys)
-            yield Server(moto.endpoint_url, moto.environment, is_s3=True)
-        return
+ALWAYS = [LARGE, SMALL, EMPTY, *ODD]
+
+
+@pytest.fixture(scope="module")
+def moto() -> Iterator[Server]:
+    with DemoServer() as server:
+        server.load(SyntheticObject(key, content(key)) for key in [*ALWAYS, *MANY])
+        yield Server(environment=server.environment, is_s3=True, many=MANY, encryption="AES256")
+
+
+@pytest.fixture(scope="module")
+def rclone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     base = tmp_path_factory.mktemp("rclone")
-    for key in keys:
+    for key in [*ALWAYS, *MANY]:
         path = base / "data" / BUCKET / key
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content(key))
-    with RcloneS3(base / "data", Path(base / "log")) as rclone:
-        yield Server(rclone.endpoint_url, rclone.environment, is_s3=False)
+    with RcloneS3(base / "data", Path(base / "log")) as server:
+        yield Server(environment=server.environment, is_s3=False, many=MANY)
+
+
+@pytest.fixture(scope="module")
+def juicefs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[JuiceFS]:
+    with JuiceFS(tmp_path_factory.mktemp("juicefs"), BUCKET) as server:
+        fill(server.writing)
+        yield server
+
+
+def fill(writing: Callable[[], AbstractContextManager[Writer]]) -> None:
+    """Store what the tests want on a server that takes objects by S3 alone."""
+    with writing() as writer:
+        writer.put(BUCKET, [(key, content(key)) for key in [*ALWAYS, *FEW]])
+        told = b64encode(sha256(content(SUMMED)).digest()).decode()
+        writer.put(BUCKET, [(SUMMED, content(SUMMED))], ChecksumSHA256=told)
+        writer.put_in_parts(BUCKET, PARTED, PARTS)
+
+
+@pytest.fixture(scope="module")
+def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CephS3]:
+    with CephS3(tmp_path_factory.mktemp("ceph"), BUCKET) as server:
+        fill(server.writing)
+        yield server
+
+
+CELLS: dict[str, tuple[str, Scheme, Style]] = {
+    f"{name}-{scheme}-{style}": (name, scheme, style)
+    for name in ("juicefs", *(["ceph"] if os.environ.get("TESTS_CEPH") else []))
+    for scheme in get_args(Scheme)
+    for style in get_args(Style)
+}
+
+
+on_cells = [pytest.param(name, marks=needs_linux) for name in CELLS]
+
+
+@pytest.fixture(scope="module", params=["moto", "rclone", *on_cells])
+def server(request: pytest.FixtureRequest) -> Server:
+    if request.param not in CELLS:
+        found: Server = request.getfixturevalue(request.param)
+        return found
+    name, scheme, style = CELLS[request.param]
+    there: JuiceFS | CephS3 = request.getfixturevalue(name)
+    return Server(
+        environment=there.environment(scheme, style),
+        is_s3=True,
+        many=FEW,
+        page_keys=10,
+        has_parts=True,
+    )
 
 
 def fast(session: Session) -> Reader:
@@ -258,7 +341,8 @@ def test_a_key_that_is_no_longer_there_is_gone(make: Callable[[Session], Reader]
 # Credentials
 
 
-@pytest.mark.parametrize("server", ["rclone"], indirect=True)  # moto takes any.
+@fault(127)
+@pytest.mark.parametrize("server", ["rclone", *on_cells], indirect=True)  # moto takes any.
 @pytest.mark.parametrize(
     ("variable", "says"),
     [("AWS_SECRET_ACCESS_KEY", "secret key does not fit"), ("AWS_ACCESS_KEY_ID", "access key is not known")],
@@ -276,13 +360,13 @@ def test_wrong_credentials_are_an_access_error(monkeypatch: pytest.MonkeyPatch, 
 # Listings
 
 
-async def listed(session: Session, prefix: str) -> tuple[list[RemoteObject], list[int]]:
+async def listed(session: Session, prefix: str, page_keys: int = PAGE_KEYS) -> tuple[list[RemoteObject], list[int]]:
     """Every object below a prefix, and how many each page had."""
     objects: list[RemoteObject] = []
     sizes: list[int] = []
     token: str | None = None
     while True:
-        page = await Lister(session).page(prefix, token=token)
+        page = await Lister(session).page(prefix, token=token, max_keys=page_keys)
         objects += page.objects
         sizes.append(len(page.objects))
         token = page.token
@@ -322,21 +406,22 @@ def test_times_are_whole_milliseconds_of_this_century() -> None:
     assert all(found.modified_ns > 10**18 and found.modified_ns % 10**6 == 0 for found in objects)
 
 
-def test_a_listing_of_thousands_comes_in_pages_of_a_thousand() -> None:
-    objects, sizes = talk(lambda session: listed(session, "training/many/"))
-    assert [found.key for found in objects] == MANY
-    assert sizes == [1000, 1000, 1]
+def test_a_listing_of_many_comes_in_pages(server: Server) -> None:
+    objects, sizes = talk(lambda session: listed(session, "training/many/", server.page_keys))
+    assert [found.key for found in objects] == server.many
+    assert sizes == [server.page_keys, server.page_keys, 1]
 
 
-def test_a_listing_can_begin_after_a_key() -> None:
-    page = talk(lambda session: Lister(session).page("training/many/", start_after=MANY[-4]))
-    assert [found.key for found in page.objects] == MANY[-3:]
+def test_a_listing_can_begin_after_a_key(server: Server) -> None:
+    page = talk(lambda session: Lister(session).page("training/many/", start_after=server.many[-4]))
+    assert [found.key for found in page.objects] == server.many[-3:]
 
 
-def test_a_delimiter_gathers_what_follows_it() -> None:
+def test_a_delimiter_gathers_what_follows_it(server: Server) -> None:
     page = talk(lambda session: Lister(session).page("training/", delimiter="/"))
     assert page.objects == []
-    assert page.prefixes == ["training/ct/", "training/many/", "training/odd/"]
+    parted = ["training/parted/"] if server.has_parts else []
+    assert page.prefixes == ["training/ct/", "training/many/", "training/odd/", *parted]
 
 
 def test_one_key_can_be_asked_for() -> None:
@@ -352,7 +437,33 @@ def test_a_prefix_below_which_there_is_nothing_lists_as_empty() -> None:
 # Facts
 
 
-def test_moto_says_how_an_object_is_encrypted_and_rclone_nothing(server: Server) -> None:
+def test_moto_says_how_an_object_is_encrypted_and_the_others_nothing(server: Server) -> None:
     facts = talk(lambda session: ReferenceReader(session).facts(remote(SMALL)))
-    assert facts.encryption == ("AES256" if server.is_s3 else None)
+    assert facts.encryption == server.encryption
     assert not facts.etag_is_opaque
+
+
+# Objects of several parts, and checksums that were stored
+
+
+@fault(42, 127)
+@pytest.mark.parametrize("server", on_cells, indirect=True)
+def test_parts_of_odd_sizes_that_cannot_be_asked_for_are_not_made_up(make: Callable[[Session], Reader]) -> None:
+    """The first part is answered with the whole object, any other refused. So there is no proof, and no wrong one either."""
+    wanted = remote(PARTED, etag=f"{md5(b''.join(md5(part).digest() for part in PARTS)).hexdigest()}-{len(PARTS)}")
+
+    async def scenario(session: Session) -> tuple[ETag, int | None, bytes, list[int] | None]:
+        objects, _ = await listed(session, PARTED)
+        assert [(found.etag, found.size) for found in objects] == [(wanted.etag, wanted.size)]
+        etag, length, chunks = await read(make(session), wanted, 5)
+        return etag, length, b"".join(chunks), await ReferenceReader(session).part_sizes(wanted)
+
+    assert talk(scenario) == (wanted.etag, wanted.size - 5, content(PARTED)[5:], None)
+
+
+@fault(44, 127)
+@pytest.mark.parametrize("server", on_cells, indirect=True)
+def test_a_checksum_that_was_stored_and_is_not_told_leaves_the_etag_to_prove_the_body() -> None:
+    facts = talk(lambda session: ReferenceReader(session).facts(remote(SUMMED)))
+    assert facts.checksum is None
+    assert got(ReferenceReader, remote(SUMMED))[0].md5 == md5(content(SUMMED)).hexdigest()

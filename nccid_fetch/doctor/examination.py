@@ -153,10 +153,10 @@ class _AccessExamination:
         witness = Witness(session, self._now)
         is_signed = session.source.no_sign_request == self._source.no_sign_request
         self.endpoint = session.endpoint
-        self._asker = replace(self._asker, url=session.base_url)
+        self._asker = replace(self._asker, url=session.address.url)
         place = Place(
-            url=session.base_url,
-            region=session.region,
+            url=session.address.url,
+            region=session.address.region,
             region_origin=region_origin(self._source),
             proxy=session.proxy,
         )

@@ -14,7 +14,6 @@ from math import ceil
 from time import time
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import quote, urlsplit
 
 import pycurl
 
@@ -53,11 +52,9 @@ class FastReader:
     def __init__(self, session: Session, *, connections: int, is_required: bool = False) -> None:
         self.session = session
         self._is_required = is_required
-        address = urlsplit(session.base_url)
-        self._origin = f"{address.scheme}://{address.netloc}"
-        self._folder = address.path
-        self._host = address.netloc
-        self._signer = Signer(self._host, session.region)
+        self._address = session.address
+        self._origin = session.address.origin
+        self._signer = Signer(session.address.host, session.address.region)
         count = max(1, min(_REACTORS_MAX, cores() // 2))  # The other half hashes and writes.
         loop = asyncio.get_running_loop()
         self._reactors = cycle(
@@ -111,7 +108,7 @@ class FastReader:
             extra["range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
         if remote.etag.md5 is None:
             extra["x-amz-checksum-mode"] = "ENABLED"
-        path = f"{self._folder}/{quote(remote.key, safe='/-_.~')}"
+        target = self._address.object(remote.key)
         length = (remote.size if stop is None else stop) - start
         whole_max, room, taken, bandwidth = WHOLE_BYTES_MAX, CHUNK_BYTES, 0, self.session.bandwidth
         if bandwidth is not None:
@@ -119,10 +116,10 @@ class FastReader:
             taken = length if length <= whole_max else min(length, room + LIMITED_AHEAD_BYTES)
             await bandwidth.take(taken)
         credentials = await self.session.credentials()
-        headers = extra if credentials is None else self._signer.headers(path, extra, credentials, time())
-        headers["host"] = self._host  # As it was signed: libcurl leaves a port out that is the scheme's own.
+        headers = extra if credentials is None else self._signer.headers(target, extra, credentials, time())
+        headers["host"] = self._address.host  # As it was signed.
         exchange = Exchange(
-            self._origin + path,
+            self._origin + target,
             [f"{name}: {value}" for name, value in headers.items()],
             whole=length if length <= whole_max else -2,  # No length that an answer can have.
             room=room,

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache, partial
 from operator import add, lt
 from typing import cast
-from urllib.parse import quote, unquote_plus, urlencode
+from urllib.parse import unquote_plus
 from xml.etree import ElementTree as ET
 
 import aiohttp
@@ -92,7 +92,8 @@ class Lister:
             query["continuation-token"] = token
         elif start_after:
             query["start-after"] = start_after
-        url = f"{self._session.base_url}?{urlencode(sorted(query.items()), quote_via=quote, safe='-_.~')}"
+        address = self._session.address
+        url = address.origin + address.listing(query)
         bandwidth, expected = self._session.bandwidth, self._expected if max_keys == PAGE_KEYS else 0
         async with self._session.request(expected):
             status, headers, body = await self._ask(url)

@@ -30,6 +30,7 @@ from ..bandwidth import Bandwidth
 from ..errors import CredentialsError, UsageError
 from ..governor import Governor
 from ..settings import Source
+from .address import Address
 from .providers import Attempt, Provided, ask, certificates_of, configuration_error, set_up
 from .strict import StrictConfig, StrictSession, shown_proxy
 
@@ -51,8 +52,7 @@ class Session:
         source: What was asked for.
         client: The aioboto3 S3 client, for the reference reader.
         http: The HTTP client for signed requests of our own.
-        base_url: The bucket's address, without a trailing slash, as AWS's endpoint rules have it.
-        region: The region that signatures name.
+        address: The bucket's address, as AWS's endpoint rules have it.
         proxy: The proxy that requests to the bucket go through, or None.
         certificates: Path of the certificates to trust; see `providers.certificates_of`.
         stall_seconds: A read that waits longer fails.
@@ -68,7 +68,7 @@ class Session:
         http: StrictSession,
         current: "_Current | None",
         *,
-        base_url: str,
+        address: Address,
         proxy: str | None,
         certificates: str,
         stall_seconds: float,
@@ -79,8 +79,7 @@ class Session:
         self.source = source
         self.client = client
         self.http = http
-        self.base_url = base_url
-        self.region: str = client.meta.region_name
+        self.address = address
         self.proxy = proxy
         self.certificates = certificates
         self.stall_seconds = stall_seconds
@@ -92,7 +91,7 @@ class Session:
     @property
     def endpoint(self) -> str:
         """The host that is asked, for messages."""
-        return urlsplit(self.base_url).netloc
+        return self.address.host
 
     @property
     def proxy_name(self) -> str | None:
@@ -146,7 +145,7 @@ class Session:
         """Return a request signed for S3, or as it is when requests are not signed."""
         credentials = await self.credentials()
         if credentials is not None:
-            S3SigV4Auth(credentials, "s3", self.region).add_auth(request)
+            S3SigV4Auth(credentials, "s3", self.address.region).add_auth(request)
         return request.prepare()
 
 
@@ -264,12 +263,12 @@ async def open_session(
             )
             client.meta.events.register("before-call.s3", _stay_here)
             client.meta.events.register("before-call.s3", _leave_proof_to_us)
-            base_url = await _locate(client, source.bucket)
+            address = await _locate(client, source.bucket)
         except (BotoCoreError, ValueError) as error:
             raise UsageError(
                 f"the S3 client cannot be set up: {error}", hint="check --endpoint-url and --region"
             ) from error
-        source.check_endpoint(base_url)  # It may have come from AWS_ENDPOINT_URL or a profile.
+        source.check_endpoint(address.url)  # It may have come from AWS_ENDPOINT_URL or a profile.
         proxies = get_environ_proxies(client.meta.endpoint_url)  # As the client itself: NO_PROXY is held against that.
         _check_proxies(proxies)
         http = await stack.enter_async_context(
@@ -285,8 +284,8 @@ async def open_session(
             client,
             http,
             current,
-            base_url=base_url,
-            proxy=proxies.get(urlsplit(base_url).scheme),
+            address=address,
+            proxy=proxies.get(address.scheme),
             certificates=get_cert_path(certificates or True),
             stall_seconds=stall_seconds,
             governor=governor,
@@ -296,25 +295,31 @@ async def open_session(
 
 
 class _Located(Exception):  # noqa: N818 - the way out of a request that is not sent, not a fault.
-    """Carries the address that a request was about to go to."""
+    """Carries the request that was about to be signed."""
+
+    def __init__(self, request: AWSRequest) -> None:
+        super().__init__()
+        self.request = request
 
 
-async def _locate(client: Any, bucket: str) -> str:  # noqa: ANN401 - aioboto3 has no types.
-    """Return a bucket's address as AWS's rules have it, by way of a request that is stopped before it is sent.
+async def _locate(client: Any, bucket: str) -> Address:  # noqa: ANN401 - aioboto3 has no types.
+    """Return a bucket's address as AWS's rules have it, by way of a request that is stopped before it is signed.
 
-    A presigned URL would do, but names the global endpoint where the client itself asks the region's.
+    A presigned URL would do, but names the global endpoint where the client itself asks the region's. The region of
+    signatures is the rules' as well: for `aws-global` it is us-east-1.
     """
 
-    def stop(request: AWSPreparedRequest, **_: Any) -> None:  # noqa: ANN401 - botocore has no types.
-        raise _Located(request.url)
+    def stop(request: AWSRequest, **_: Any) -> None:  # noqa: ANN401 - botocore has no types.
+        raise _Located(request)
 
-    client.meta.events.register("before-send.s3", stop)
+    client.meta.events.register("before-sign.s3", stop)
     try:
         await client.list_objects_v2(Bucket=bucket)
     except _Located as located:
-        return str(located).partition("?")[0].rstrip("/")
+        signing = located.request.context.get("signing", {})
+        return Address.of(located.request.url, signing.get("region") or client.meta.region_name)
     finally:
-        client.meta.events.unregister("before-send.s3", stop)
+        client.meta.events.unregister("before-sign.s3", stop)
     raise AssertionError("the request was sent")
 
 

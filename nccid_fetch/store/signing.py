@@ -29,11 +29,13 @@ class Signer:
         self._region = region
         self._kept: tuple[tuple[str, str], hmac.HMAC] | None = None
 
-    def headers(self, path: str, extra: dict[str, str], credentials: ReadOnlyCredentials, now: float) -> dict[str, str]:
-        """Return the headers that sign a GET without a query.
+    def headers(
+        self, target: str, extra: dict[str, str], credentials: ReadOnlyCredentials, now: float
+    ) -> dict[str, str]:
+        """Return the headers that sign a GET.
 
         Args:
-            path: The path, percent-encoded as it is sent.
+            target: The path as it is sent, and the query if there is one: see `Address`, which encodes and orders both.
             extra: Further headers to sign: names in lower case, values of printable ASCII without blanks at either end.
             credentials: Whose signature it is.
             now: The time, in seconds since the epoch.
@@ -48,7 +50,8 @@ class Signer:
         names = sorted([*signed, "host"])
         lines = "".join(f"{name}:{self._host if name == 'host' else signed[name]}\n" for name in names)
         listed = ";".join(names)
-        request = f"GET\n{path}\n\n{lines}\n{listed}\n{_NO_BODY}"
+        path, _, query = target.partition("?")
+        request = f"GET\n{path}\n{query}\n{lines}\n{listed}\n{_NO_BODY}"
         scope = f"{time[:8]}/{self._region}/s3/aws4_request"
         digest = hashlib.sha256(request.encode()).hexdigest()
         text = f"AWS4-HMAC-SHA256\n{time}\n{scope}\n{digest}"

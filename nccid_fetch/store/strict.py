@@ -11,7 +11,14 @@ from urllib.parse import urlsplit
 
 from aiobotocore.config import AioConfig
 from aiobotocore.httpsession import AIOHTTPSession
-from aiohttp import ClientConnectorCertificateError, ClientHttpProxyError, ClientResponseError, ClientTimeout
+from aiohttp import (
+    ClientConnectorCertificateError,
+    ClientHttpProxyError,
+    ClientResponseError,
+    ClientTimeout,
+    ThreadedResolver,
+)
+from aiohttp.abc import ResolveResult
 from botocore.awsrequest import AWSPreparedRequest
 from botocore.exceptions import (
     BotoCoreError,
@@ -50,6 +57,7 @@ class StrictSession(AIOHTTPSession):  # type: ignore[misc]
         return context
 
     def _create_connector(self, proxy_url: str | None) -> Any:  # noqa: ANN401, ARG002 - aiohttp's.
+        self._connector_args["resolver"] = _Resolver()  # Here, because it wants a running loop.
         return super()._create_connector(None)  # As without a proxy; which one it is, each request says.
 
     async def _get_session(self, proxy_url: str | None) -> Any:  # noqa: ANN401 - stands in for aiohttp's.
@@ -74,6 +82,27 @@ class LimitedSession(StrictSession):
 def receive_little(connection: Any) -> None:  # noqa: ANN401 - a socket, or what uvloop has in its place.
     """Let the system receive little of what nobody has taken: it would be some MiB for each connection, in no time."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _LIMITED_RECEIVE_BYTES)
+
+
+def resolved(host: str) -> str:
+    """Return the name to look up for a host: what lies below `localhost` is this machine.
+
+    So RFC 6761 has it, and libcurl; many systems find no such name, or ask the network for it.
+    """
+    return "localhost" if host.endswith(".localhost") else host
+
+
+class _Resolver(ThreadedResolver):
+    """aiohttp's, for which a bucket below `localhost` is on this machine."""
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """Return the addresses of a host. They keep its own name, which is what its certificate has to be of."""
+        found = await super().resolve(resolved(host), port, family)
+        for each in found:
+            each["hostname"] = host
+        return found
 
 
 class _Refusal:

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from .session import Session
+from .strict import resolved
 
 _HTTPS_PORT = 443
 
@@ -94,12 +95,15 @@ async def encryption_of(session: Session) -> Encryption | None:
 
     What is wrong with a certificate is found, and told, by whoever asks for something.
     """
-    parts = urlsplit(session.base_url)
+    parts = urlsplit(session.address.url)
     if parts.scheme != "https" or session.proxy:
         return None
     with suppress(OSError):
         context = ssl.create_default_context(cafile=session.certificates)
-        _, writer = await asyncio.open_connection(parts.hostname, parts.port or _HTTPS_PORT, ssl=context)
+        host = parts.hostname or ""
+        _, writer = await asyncio.open_connection(
+            resolved(host), parts.port or _HTTPS_PORT, ssl=context, server_hostname=host
+        )
         try:
             connection = writer.get_extra_info("ssl_object")
             return Encryption(str(connection.version()), _issuer(connection.getpeercert()))

@@ -3,7 +3,10 @@
 The fault model: whatever a network, a proxy or S3 itself can put on the wire, to a reader who lists,
 gets and heads the objects of one bucket. Bodies are cut, stalled, dripped, swapped, padded or corrupted;
 pages of a listing are rewritten; requests are refused, redirected, dropped or held; objects change
-between two requests. What only a writer would meet is not here, and signatures are not checked.
+between two requests. What only a writer would meet is not here.
+
+Signatures are verified, always, before anything else: in path style, and where the bucket has a host of its own. A request
+whose signature is wrong, or that has none, is refused as S3 refuses it, and fails the test unless that expects it.
 
 Each lie is a value with one method, `tell`; the truth, `Honest`, is one of them. A script is an ordered
 list of lines, and a line sees only the requests that the lines above it let by::
@@ -38,15 +41,20 @@ from typing import Literal, NamedTuple, Protocol, Self, TypeVar
 from urllib.parse import parse_qsl, quote_plus, unquote_to_bytes
 from xml.sax.saxutils import escape
 
+from .sigv4 import Refusal, verify
+
 Operation = Literal["list", "get", "head"]
 T = TypeVar("T")
 
 MODIFIED = datetime(2021, 3, 1, 12, tzinfo=UTC)
 REGION = "eu-west-2"
+SECRETS = {"test": "test-secret"}
+"""The access keys of the tests, and their secrets."""
 ENDLESS_BYTES = 64 * 1024 * 1024
 _ACCEPTING_TURNS = 10
 """Turns of the loop after which what was accepted has got as far as `_serve`, with some to spare."""
 _ARCHIVED = ("GLACIER", "DEEP_ARCHIVE")
+_ORIGIN = re.compile(r"\Ahttps?://[^/]*")
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 _BEYOND = "\U0010ffff"
 """Appended to a common prefix, this sorts after every key below it."""
@@ -56,11 +64,14 @@ _BEYOND = "\U0010ffff"
 class Request:
     """A request as it arrived: `path_raw` still percent-encoded, header names in lower case.
 
-    `key` is the object's; a listing has its prefix there.
+    `key` is the object's; a listing has its prefix there. `bucket` is that of the path or, where it has a host of its own,
+    of that.
     """
 
     method: str
+    target: str
     path_raw: str
+    bucket: str
     key: str
     query: dict[str, str]
     headers: dict[str, str]
@@ -408,13 +419,18 @@ class _Line:
 
 
 class ScriptedS3:
-    """A bucket behind path-style URLs on 127.0.0.1, served by a thread of its own while the context lasts.
+    """A bucket on 127.0.0.1, by its path or by its host, served by a thread of its own while the context lasts.
 
     Args:
         bucket: The only bucket there is.
         requests_max: How many requests are remembered, the last ones; all, if it is None.
 
     Attributes:
+        secrets: The secret of each access key that there is.
+        region: The region that signatures have to name.
+        has_clock: Whether a signature has to be of the present; not where a test moves a client's clock.
+        is_public: Whether requests without a signature are answered.
+        expects_refusals: Whether a test means to be refused for its signature; else its context ends with an error.
         hide_missing: Answer 403 in place of 404, as S3 does to whoever may not list.
         allow_list: Whether a listing (prefix, delimiter) is granted.
         allow_get: Whether GET and HEAD of a key are granted.
@@ -426,6 +442,11 @@ class ScriptedS3:
 
     def __init__(self, bucket: str = "nccid-data-warehouse-prod", *, requests_max: int | None = None) -> None:
         self.bucket = bucket
+        self.secrets = dict(SECRETS)
+        self.region = REGION
+        self.has_clock = True
+        self.is_public = False
+        self.expects_refusals = False
         self.hide_missing = False
         self.allow_list: Callable[[str, str], bool] = lambda prefix, delimiter: True
         self.allow_get: Callable[[str], bool] = lambda key: True
@@ -560,7 +581,7 @@ class ScriptedS3:
         """Answer as S3 would; without `ranged`, as if no range and no part were asked for."""
         if request.method not in ("GET", "HEAD"):
             return _error(405, "MethodNotAllowed", "The specified method is not allowed against this resource.")
-        if request.path_raw.split("/", 2)[1] != self.bucket:
+        if request.bucket != self.bucket:
             return _error(404, "NoSuchBucket", "The specified bucket does not exist")
         if request.operation == "list":
             return self._list(request.query)
@@ -712,7 +733,7 @@ class ScriptedS3:
         self._connections[task] = writer
         writer.transport.set_write_buffer_limits(high=0)  # `drain` waits until all is with the kernel.
         try:
-            while (request := await _read(reader)) is not None:
+            while (request := await _read(reader, self.bucket)) is not None:
                 action = self._arrived(request)
                 try:
                     await action.tell(Exchange(self, request, reader, writer))
@@ -738,13 +759,35 @@ class ScriptedS3:
             self._requests.append(request)
             self._in_flight += 1
             self._in_flight_max = max(self._in_flight_max, self._in_flight)
+            if (refusal := self._refusal(request)) is not None:
+                if not self.expects_refusals:
+                    self._failures.append(AssertionError(f"{request.method} {request.target}: {refusal.message}"))
+                return Status(*refusal)
             return next((line.action for line in self._script if line.speaks(request)), Honest())
+
+    def _refusal(self, request: Request) -> Refusal | None:
+        """Return why a request is refused for its signature; None if it is not.
+
+        A POST is no reader's: it is for a service that gives credentials, which a script plays.
+        """
+        if request.method == "POST":
+            return None
+        if "authorization" not in request.headers:
+            return None if self.is_public else Refusal(403, "AccessDenied", "Access Denied: it is not signed")
+        return verify(
+            request.method,
+            request.target,
+            request.headers,
+            self.secrets,
+            region=self.region,
+            now=datetime.now(UTC) if self.has_clock else None,
+        )
 
 
 # --- Small words ----------------------------------------------------------------------------------
 
 
-async def _read(reader: asyncio.StreamReader) -> Request | None:
+async def _read(reader: asyncio.StreamReader, bucket: str) -> Request | None:
     """Read the head of a request; None when the client has left. Readers' requests have no body."""
     try:
         raw = await reader.readuntil(b"\r\n\r\n")
@@ -752,15 +795,18 @@ async def _read(reader: asyncio.StreamReader) -> Request | None:
         return None
     first, *lines = raw.decode("latin-1").rstrip("\r\n").split("\r\n")
     method, target, _ = first.split(" ")
+    target = _ORIGIN.sub("", target)  # It stands there where this is asked as a proxy.
     path, _, query = target.partition("?")
-    _, _, key = path[1:].partition("/")
-    options = dict(parse_qsl(query, keep_blank_values=True, errors="surrogateescape"))
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    if headers.get("host", "").startswith(f"{bucket}."):
+        asked, key = bucket, path[1:]
+    else:
+        asked, _, key = path[1:].partition("/")
+    options = dict(parse_qsl(query, keep_blank_values=True, errors="surrogateescape"))
     operation: Operation = "head" if method == "HEAD" else "get" if key else "list"
     decoded = unquote_to_bytes(key.encode("latin-1")).decode("utf-8", "surrogateescape")
-    return Request(
-        method, path, options.get("prefix", "") if operation == "list" else decoded, options, headers, operation
-    )
+    prefix = options.get("prefix", "")
+    return Request(method, target, path, asked, prefix if operation == "list" else decoded, options, headers, operation)
 
 
 def _span(request: Request, found: _Object) -> range | Answer | None:

@@ -1,4 +1,4 @@
-"""What stands between a client and a server: TLS with a certificate that nobody knows, and proxies."""
+"""What stands between a client and a server: TLS, with certificates of our own, and proxies."""
 
 import ipaddress
 import socket
@@ -114,3 +114,65 @@ def self_signed(folder: Path) -> Certificate:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(public, private)
     return Certificate(public, context)
+
+
+def make_certificates(folder: Path, *hosts: str) -> None:
+    """Make `authority.pem`, and `leaf.pem` and `leaf.key` that it signed: not every client takes an authority's as a server's.
+
+    With all that makes one a certificate to the letter: Python 3.13 and newer take no other.
+
+    Args:
+        folder: Where to.
+        hosts: The names that the certificate is for, beside 127.0.0.1 and localhost.
+    """
+    now = datetime.now(UTC)
+
+    def build(name: str, issuer: str, key: ec.EllipticCurvePrivateKey, *, ca: bool) -> x509.CertificateBuilder:
+        subject, signer = (x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)]) for text in (name, issuer))
+        return (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(signer)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - timedelta(hours=1))
+            .not_valid_after(now + timedelta(days=2))
+            .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+            .add_extension(signed_by, critical=False)
+            .add_extension(_usage(ca=ca), critical=True)
+        )
+
+    authority_key, leaf_key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    signed_by = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key())
+    authority = build("authority", "authority", authority_key, ca=True).sign(authority_key, hashes.SHA256())
+    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    names = x509.SubjectAlternativeName([address, *map(x509.DNSName, ("localhost", *hosts))])
+    leaf = build("127.0.0.1", "authority", leaf_key, ca=False).add_extension(names, critical=False)
+    pem = serialization.Encoding.PEM
+    (folder / "authority.pem").write_bytes(authority.public_bytes(pem))
+    (folder / "leaf.pem").write_bytes(leaf.sign(authority_key, hashes.SHA256()).public_bytes(pem))
+    (folder / "leaf.key").write_bytes(
+        leaf_key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+
+
+def server_context(folder: Path) -> ssl.SSLContext:
+    """Return the context of a server that shows what `make_certificates` made."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "leaf.pem", folder / "leaf.key")
+    return context
+
+
+def _usage(*, ca: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=True,
+        key_cert_sign=ca,
+        crl_sign=ca,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
