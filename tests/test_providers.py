@@ -271,9 +271,8 @@ def test_a_program_that_is_not_waited_for_is_ended_with_all_that_it_started(
 
     async def scenario() -> None:
         asking = asyncio.create_task(ask(Source(profile="site"), Attempt.credentials, 60.0))
-        with os.fdopen(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as reading:
-            while not (begun := reading.read(16)):
-                await asyncio.sleep(0.01)
+        with await asyncio.to_thread(pipe.open, "rb", buffering=0) as reading:
+            begun = await asyncio.to_thread(reading.read, 16)
             asking.cancel()
             await asyncio.wait([asking])
             try:
