@@ -189,11 +189,17 @@ OWN_KEYS = {"AWS_ACCESS_KEY_ID": "AKIAENVI000000000000", "AWS_SECRET_ACCESS_KEY"
 SERVICES = "services = ours\n[services ours]\ns3 =\n  endpoint_url = http://of-services.test\n"
 
 CHANGE_NOTHING = {
-    "AWS_AUTH_SCHEME_PREFERENCE": "sigv4a", "AWS_SIGV4A_SIGNING_REGION_SET": "*",
-    "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required", "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
-    "AWS_DEFAULTS_MODE": "standard", "AWS_RETRY_MODE": "adaptive", "AWS_MAX_ATTEMPTS": "7",
-    "AWS_SDK_UA_APP_ID": "nccid", "AWS_ACCOUNT_ID_ENDPOINT_MODE": "disabled",
-    "AWS_DISABLE_HOST_PREFIX_INJECTION": "true", "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "false",
+    "AWS_AUTH_SCHEME_PREFERENCE": "sigv4a",
+    "AWS_SIGV4A_SIGNING_REGION_SET": "*",
+    "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
+    "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
+    "AWS_DEFAULTS_MODE": "standard",
+    "AWS_RETRY_MODE": "adaptive",
+    "AWS_MAX_ATTEMPTS": "7",
+    "AWS_SDK_UA_APP_ID": "nccid",
+    "AWS_ACCOUNT_ID_ENDPOINT_MODE": "disabled",
+    "AWS_DISABLE_HOST_PREFIX_INJECTION": "true",
+    "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "false",
     "NO_PROXY": "other.test,.elsewhere.test",
 }
 
