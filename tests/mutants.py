@@ -1550,7 +1550,7 @@ GUARDS = (
         "planfile.py",
         "file.readline(LINE_BYTES_MAX)",
         "file.readline()",
-        "test_inputs.py::test_what_is_no_plan_is_known_before_all_of_it_was_read",
+        "test_inputs.py::test_of_a_line_without_an_end_no_more_is_read_than_a_plan_can_have",
     ),
     Guard(
         "what is open already is not opened anew",
