@@ -1039,7 +1039,7 @@ def fill(size):
             staged.append_and_seal(bytes(size), 0)
             assert destination.publish([Placement(("ct", str(number)), staged, None)]) == [None]
     except OSError as error:
-        print(errno.errorcode[error.errno], destination_error(error, dest))
+        print(errno.errorcode[error.errno], destination_error(error, dest).message)
         staged.discard()
 
 with open_destination(Settings(dest=dest)) as destination:
@@ -1054,7 +1054,7 @@ with open_destination(Settings(dest=dest)) as destination:
         try:
             destination.publish([Placement(("ct", "last"), staged, None)])
         except OSError as error:
-            print(errno.errorcode[error.errno], destination_error(error, dest))
+            print(errno.errorcode[error.errno], destination_error(error, dest).message)
         try:
             check_dest(dest)
         except DestinationError as error:

@@ -6,6 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -251,3 +252,34 @@ def run_code(run: Run, case: Case) -> int:
 def test_what_a_dry_run_says_is_what_the_run_then_does(case: Case) -> None:
     with TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
         check(case, made(case, Path(folder)))
+
+
+WHOLE = dict.fromkeys(KEYS[:-3], 100)
+TWICE = dict.fromkeys((key for key in KEYS if "Covid0001" in key and ".." not in key), "edited")
+
+
+@fault(148)
+@pytest.mark.parametrize(
+    ("case", "code"),
+    [
+        (Case(WHOLE), 0),
+        (Case(WHOLE, options={"max_patients": 2}), 10),
+        (Case(WHOLE, options={"max_bytes": 700}), 10),
+        (Case(WHOLE, options={"max_bytes": 1}), 10),
+        (Case(WHOLE, prior={}, disk=TWICE, options={"max_patients": 1}), 0),
+        (Case(WHOLE, prior={"verify": Verify.SIZE}, options={"require_verified": True}), 0),
+        (Case(WHOLE, options={"require_verified": True, "verify": Verify.SIZE}), 3),
+        (Case(dict.fromkeys(KEYS, 100)), 1),
+        (Case(dict.fromkeys(KEYS, 100), options={"on_failure": OnFailure.STOP}), 1),
+        (Case(WHOLE, prior={}, disk=dict.fromkeys(WHOLE, "longer"), options={"existing": Existing.KEEP}), 1),
+        (Case(WHOLE, rights=Rights(denied=frozenset({"ct"}))), 0),
+        (Case(WHOLE, rights=Rights(denied=frozenset({"ct"})), options={"strict": True}), 4),
+        (Case(WHOLE, rights=Rights(denied=frozenset({"ct"})), parts=("ct", "data")), 4),
+        (Case(WHOLE, rights=Rights(broken=frozenset({"data"}))), 5),
+        (Case(WHOLE, options={"include": ("*nothing*",)}), 2),
+    ],
+    ids=str,
+)
+def test_a_dry_run_foresees_what_each_option_does(tmp_path: Path, case: Case, code: int) -> None:
+    _, run = check(case, made(case, tmp_path))
+    assert run_code(run, case) == code

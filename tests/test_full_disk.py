@@ -142,7 +142,7 @@ with open_destination(Settings(dest=dest)) as destination:
     try:
         publish("b")
     except DestinationError as error:
-        print(error.exit_code, error)
+        print(error.exit_code, error.message)
     print(os.listdir(dest))
 """
 
@@ -170,7 +170,7 @@ with open_destination(Settings(dest=dest)) as destination:
     try:
         destination.publish([Placement(("ct", "a"), staged, None)])
     except OSError as error:
-        print(destination_error(error, Path("DEST")))
+        print(destination_error(error, Path("DEST")).message)
     print(os.listdir(dest / "ct"))
 """
 

@@ -5,7 +5,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
-from io import StringIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pytest
 from nccid_fetch import UsageError, fetch
 from nccid_fetch.errors import DestinationError
 from nccid_fetch.model import Fetch, Why
-from nccid_fetch.planfile import LINE_BYTES_MAX, SCHEMA, open_plan, write_decision, write_header
+from nccid_fetch.planfile import LINE_BYTES_MAX, SCHEMA, open_plan, read_plan, write_decision, write_header
 from nccid_fetch.settings import Source
 
 from .catalogue import fault
@@ -192,6 +192,14 @@ def test_what_is_no_plan_is_known_before_all_of_it_was_read(
         path = Path(given(tmp_path, stack, content))
         with pytest.raises(UsageError, match=told):
             stack.enter_context(open_plan(path, Source()))
+
+
+@fault(149)
+def test_of_a_line_without_an_end_no_more_is_read_than_a_plan_can_have() -> None:
+    endless = BytesIO(b"{" * (4 * LINE_BYTES_MAX))
+    with pytest.raises(UsageError, match="line 1: not a JSON object"):
+        next(read_plan(endless, "a plan", Source()))
+    assert endless.tell() == LINE_BYTES_MAX
 
 
 @fault(149)

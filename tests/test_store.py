@@ -1205,8 +1205,9 @@ def test_a_key_that_may_not_be_used_is_told_from_an_object_that_may_not_be_read(
 def test_every_run_error_says_one_sentence_and_a_next_step(answer: tuple[int, str, dict[str, str], str, str]) -> None:
     status, code, headers, *_ = answer
     for error in (object_error(status, code, headers, "host"), listing_error(status, code, headers, "host")):
-        assert str(error).isprintable()
-        assert not str(error).endswith(".")
+        message = errors.message_of(error)
+        assert message.isprintable()
+        assert not message.endswith(".")
         assert not isinstance(error, errors.RunError) or error.hint
 
 

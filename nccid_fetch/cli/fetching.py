@@ -168,12 +168,13 @@ def _tell_output(out: Output, tally: Tally, *, has_failed: bool, quiet: bool) ->
     if has_failed or not _is_whole(tally):
         broken = [name for name, part in tally.parts.items() if part.state is PartState.FAILED]
         why = f"the listing of {', '.join(broken)} broke off" if broken else "it could not be made"
-        if not out.is_plain:
-            with suppress(BrokenPipeError, DestinationError):
-                write_incomplete(out.text, why)
-                out.flush()
-        told = "was not written" if out.is_plain else "did not get the whole plan"
-        note(f"error: --output {out.path} {told}: {why}")
+        if out.is_plain:
+            note(f"error: --output {out.path} was not written: {why}")
+            return
+        with suppress(BrokenPipeError, DestinationError):
+            write_incomplete(out.text, why)
+            out.flush()
+        note(f"error: --output {out.path} did not get the whole plan: {why}")
         return
     missing = [f"{name} is {part.state}" for name, part in tally.parts.items() if not part.listed.objects]
     if missing and not quiet:
