@@ -86,7 +86,10 @@ def _start_again() -> NoReturn:
     with suppress(OSError):
         if sys.executable and given[1:3] != _UTF8_MODE:  # Else a program that is no Python would be started for ever.
             os.execv(sys.executable, [given[0], *_UTF8_MODE, *given[1:]])  # noqa: S606 - the arguments that we were given.
-    sys.exit("error: Python takes names for text of another encoding than UTF-8\nhint: run it with PYTHONUTF8=1")
+    sys.stderr.write(
+        "error: Python takes names for text of another encoding than UTF-8\nhint: run it with PYTHONUTF8=1\n"
+    )
+    sys.exit(2)
 
 
 def _given_arguments() -> list[bytes]:
