@@ -15,7 +15,7 @@ raised ends all tasks. Whatever ends the run, what was verified by then is put i
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from .adaptive import AdaptiveLimit, GivenLimit
@@ -28,13 +28,11 @@ from .errors import (
     EndpointError,
     ListingDeniedError,
     ObjectError,
-    Reason,
-    RedirectedError,
-    RedirectRefusedError,
     decisive,
     message_of,
 )
-from .events import Adopted, Failed, Fetched, LimitSet, ListingEnded, Report
+from .events import Adopted, Failed, Fetched, LimitSet, ListingEnded
+from .failurelimits import FailureLimits
 from .foresight import Foresight
 from .hours import keep_hours
 from .keys import is_folder_marker
@@ -48,97 +46,8 @@ from .tasks import loud
 from .transfer import Tools, check, fetch
 from .warehouse import part_of
 
-DENIED_MAX = 32
-"""A part of which so many objects are denied, and none came, is given up."""
-EXHAUSTED_MAX = 16
-"""When so many objects in a row used up their attempts, it is not the objects."""
-REDIRECTED_MAX = 3
-"""When so many objects in a row were redirected, or two of different parts, and none ever came, it is not the objects."""
-MISMATCHED_MAX = 16
-"""When so many objects are not what their ETags say, and none ever was, it is not the objects."""
-
 Pages = Mapping[tuple[str, ...], AsyncGenerator[Stream, None]]
 """Streams of pages, as they come, and which parts they are of. A page has objects of one part only, in key order."""
-
-
-@dataclass(slots=True)
-class _Breaker:
-    """What workers learn together: which parts are closed to them, and whether the endpoint is still there.
-
-    =============================================  ================================================
-    In a row                                       Then
-    =============================================  ================================================
-    one redirected object                          it failed
-    two redirected ones of different parts, or     the run ends, unless an object ever came: then
-    three of one                                   each failed
-    16 that used up their attempts, for whatever   the run ends
-    reason
-    =============================================  ================================================
-    """
-
-    denied: dict[str, int] = field(default_factory=dict)
-    came: set[str] = field(default_factory=set)
-    given_up: set[str] = field(default_factory=set)
-    exhausted_in_a_row: int = 0
-    redirected: list[str] = field(default_factory=list)
-    """The parts of objects that were redirected, in a row."""
-    mismatched: int = 0
-    has_proof: bool = False
-
-    def succeeded(self, part: str) -> None:
-        self.came.add(part)
-        self.exhausted_in_a_row = 0
-        self.redirected.clear()
-        self.has_proof = True
-
-    def failed(self, part: str, error: ObjectError, report: Report) -> None:
-        if error.reason is Reason.RETRIES_EXHAUSTED:
-            self.exhausted_in_a_row += 1
-            self._note_redirect(part, error.__cause__)
-            if self.exhausted_in_a_row >= EXHAUSTED_MAX:
-                raise EndpointError(
-                    f"{self.exhausted_in_a_row} objects in a row used up their attempts; the last: {error}",
-                    hint="check the network, then run the same command again; what was verified stays",
-                )
-            return
-        self.exhausted_in_a_row = 0
-        self.redirected.clear()
-        if error.reason is Reason.DIGEST_MISMATCH:
-            self.mismatched += 1
-            if self.mismatched >= MISMATCHED_MAX and not self.has_proof:
-                raise EndpointError(
-                    f"of {self.mismatched} objects none is what its ETag says, and none ever was; the last: {error}",
-                    hint="if this server's ETags are no MD5s, --verify size goes by the length alone; else something on "
-                    "the way changes what it sends",
-                )
-        if error.reason is Reason.DENIED and part not in self.came:
-            self.denied[part] = self.denied.get(part, 0) + 1
-            if self.denied[part] >= DENIED_MAX and part not in self.given_up:
-                self.given_up.add(part)
-                report(
-                    ListingEnded(
-                        part,
-                        PartState.DENIED,
-                        f"it can be listed, but its objects may not be read; of the last, the server said: {error}",
-                    )
-                )
-
-    def _note_redirect(self, part: str, cause: BaseException | None) -> None:
-        """Take note of an object that used up its attempts.
-
-        Raises:
-            RedirectRefusedError: Object after object is redirected.
-        """
-        if not isinstance(cause, RedirectedError):
-            self.redirected.clear()
-            return
-        self.redirected.append(part)
-        count = len(self.redirected)
-        is_of_all = not self.has_proof and (len(set(self.redirected)) > 1 or count >= REDIRECTED_MAX)
-        if is_of_all or count >= EXHAUSTED_MAX:
-            raise RedirectRefusedError(
-                f"{count} objects in a row were redirected, as from a wrong region: {cause}", cause.meaning.hint
-            )
 
 
 @dataclass(slots=True)
@@ -254,7 +163,7 @@ async def _flow(
 ) -> None:
     """Let listings, workers and committer work, until all is dealt with, the run is stopped or one of them fails."""
     admission = _admission(lanes, tools.settings, brake, pages)
-    breaker = _Breaker()
+    limits = FailureLimits()
     limit = _Limit(tools)
 
     async with asyncio.TaskGroup() as group:
@@ -263,13 +172,13 @@ async def _flow(
         async with asyncio.TaskGroup() as workers:
             at_work = [
                 workers.create_task(
-                    loud(_work, lanes, breaker, tools, committer, brake, account=account, limit=limit),
+                    loud(_work, lanes, limits, tools, committer, brake, account=account, limit=limit),
                     name=f"worker-{number}",
                 )
                 for number in range(tools.settings.concurrency_max)
             ]
             drop = group.create_task(_drop(at_work, brake), name="drop")
-            await brake.unless_stopped(_list_all(pages, planner, admission, breaker))
+            await brake.unless_stopped(_list_all(pages, planner, admission, limits))
             lanes.close()
         drop.cancel()
         watch.cancel()
@@ -308,7 +217,7 @@ async def foresee(pages: Pages, planner: Planner, settings: Settings, brake: Bra
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(loud(_begin, lanes, foresight), name="foresight")
-            await brake.unless_stopped(_list_all(pages, planner, admission, _Breaker()))
+            await brake.unless_stopped(_list_all(pages, planner, admission, FailureLimits()))
             lanes.close()
     except BaseExceptionGroup as group:
         raise decisive(group) from group
@@ -326,11 +235,11 @@ async def _begin(lanes: Lanes, foresight: Foresight) -> None:
             begun = []
 
 
-async def _list_all(pages: Pages, planner: Planner, admission: Admission, breaker: _Breaker) -> None:
+async def _list_all(pages: Pages, planner: Planner, admission: Admission, limits: FailureLimits) -> None:
     """Plan all pages, each part's side by side with the others'."""
     async with asyncio.TaskGroup() as producers:
         for parts, streams in pages.items():
-            work = loud(_produce, parts, streams, planner, admission, breaker)
+            work = loud(_produce, parts, streams, planner, admission, limits)
             producers.create_task(work, name=f"listing-{parts}")
 
 
@@ -348,7 +257,7 @@ async def _produce(
     streams: AsyncGenerator[Stream, None],
     planner: Planner,
     admission: Admission,
-    breaker: _Breaker,
+    limits: FailureLimits,
 ) -> None:
     """Plan streams side by side, page by page, have what is due admitted, and say once how the listing of parts ended.
 
@@ -358,7 +267,7 @@ async def _produce(
     breaks: list[ListingDeniedError | EndpointError] = []
 
     def is_given_up() -> bool:
-        return len(parts) == 1 and parts[0] in breaker.given_up
+        return len(parts) == 1 and parts[0] in limits.given_up
 
     async def produce(stream: Stream) -> None:
         nesting = Nesting()
@@ -369,7 +278,7 @@ async def _produce(
                     _count(page, planner.group, listed)
                     decisions = await planner.plan(page, nesting)
                     due = [decision for decision in decisions if not isinstance(decision, Skip)]
-                    breaker.has_proof |= len(due) < len(decisions)  # An earlier run had it.
+                    limits.has_proof |= len(due) < len(decisions)  # An earlier run had it.
                     await admitting.admit(page[-1].key, due)
                     if is_given_up():
                         break
@@ -410,7 +319,7 @@ def _count(page: Sequence[RemoteObject], group: str, listed: dict[str, Count]) -
 
 async def _work(
     lanes: Lanes,
-    breaker: _Breaker,
+    limits: FailureLimits,
     tools: Tools,
     committer: Committer,
     brake: Brake,
@@ -421,7 +330,7 @@ async def _work(
     """Do what is due, one object after another, until there is no more."""
     while (decision := await lanes.take()) is not None:
         try:
-            ending = await _deal_with(decision, breaker, tools, brake, limit)
+            ending = await _deal_with(decision, limits, tools, brake, limit)
             if ending is not None:
                 await committer.put(ending)
             else:
@@ -431,25 +340,25 @@ async def _work(
             raise
 
 
-async def _deal_with(decision: Due, breaker: _Breaker, tools: Tools, brake: Brake, limit: _Limit) -> Ending | None:
+async def _deal_with(decision: Due, limits: FailureLimits, tools: Tools, brake: Brake, limit: _Limit) -> Ending | None:
     """Bring one object to its end; None if, when it had its place, its part was given up or the run was stopped."""
     remote = decision.remote
     part = part_of(remote.key, tools.group)
     await tools.slots.acquire()
     began = tools.clock.now()
     try:
-        if part in breaker.given_up or brake.is_halted:
+        if part in limits.given_up or brake.is_halted:
             return None
         ending = await _carry_out(decision, tools)
     except ObjectError as error:
-        breaker.failed(part, error, tools.report)
+        limits.failed(part, error, tools.report)
         return Ending(Failed(remote, error.reason, str(error)))
     except OSError as error:
         raise destination_error(error, tools.destination.dest) from error
     finally:
         tools.slots.release()
     if not isinstance(ending.outcome, Failed):
-        breaker.succeeded(part)
+        limits.succeeded(part)
         if not limit.is_at_rest and isinstance(decision, Fetch):
             limit.fetched(remote.size, began)
     return ending

@@ -635,7 +635,7 @@ GUARDS = (
     ),
     Guard(
         "a part whose objects are all denied is given up",
-        "pipeline.py",
+        "failurelimits.py",
         "if self.denied[part] >= DENIED_MAX and",
         "if False and",
         "test_pipeline.py::test_a_part_whose_objects_are_all_denied_is_given_up",
@@ -1972,14 +1972,14 @@ GUARDS = (
     ),
     Guard(
         "object after object that is redirected ends the run",
-        "pipeline.py",
+        "failurelimits.py",
         "is_of_all = not self.has_proof and (len(set(self.redirected)) > 1 or count >= REDIRECTED_MAX)",
         "is_of_all = False",
         "test_intermediaries.py::test_object_after_object_that_is_redirected_is_5_and_names_the_region",
     ),
     Guard(
         "two objects that are left and redirected do not end a run that had others",
-        "pipeline.py",
+        "failurelimits.py",
         "is_of_all = not self.has_proof and (",
         "is_of_all = (",
         "test_intermediaries.py::test_on_a_rerun_two_redirected_objects_that_are_left_are_two_failures",

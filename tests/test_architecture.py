@@ -39,8 +39,8 @@ RANKS = (
         *("store.answers", "store.protocol", "store.reasons"),
     ),
     (
-        *("bandwidth", "decisions", "failures", "governor", "planfile", "ranges", "reading", "room"),
-        *("stopping", "summary", "traits", "tree"),
+        *("bandwidth", "decisions", "failurelimits", "failures", "governor", "planfile", "ranges"),
+        *("reading", "room", "stopping", "summary", "traits", "tree"),
         *("cli.flags", "cli.usage"),
         *("demo.server",),
         *("doctor.findings",),
@@ -103,7 +103,7 @@ PURE = (
         "decisions",
         "shards",
     ),
-    *("events", "room", "summary", "progress", "status", "doctor.findings"),
+    *("events", "failurelimits", "room", "summary", "progress", "status", "doctor.findings"),
 )
 """Values in, values out: no clock, no chance, no disk, no network, no loop. `store.protocol` is types alone."""
 IMPURE = {

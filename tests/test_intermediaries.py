@@ -21,9 +21,9 @@ from nccid_fetch.errors import (
     TransientError,
     WrongRegionError,
 )
+from nccid_fetch.failurelimits import EXHAUSTED_MAX, REDIRECTED_MAX, FailureLimits
 from nccid_fetch.listing import Listing, survey
 from nccid_fetch.model import ETag, PartState, RemoteObject, VerifiedBy
-from nccid_fetch.pipeline import EXHAUSTED_MAX, REDIRECTED_MAX, _Breaker
 from nccid_fetch.settings import Source, Transport, Verify
 from nccid_fetch.store.fast import FastReader
 from nccid_fetch.store.pages import Lister
@@ -309,12 +309,12 @@ def test_on_a_rerun_two_redirected_objects_that_are_left_are_two_failures(s3: Sc
         assert (done.exit_code, done.reasons) == (1, dict.fromkeys(left, "retries_exhausted"))
 
 
-def redirected(part: str, breaker: _Breaker) -> bool:
+def redirected(part: str, limits: FailureLimits) -> bool:
     """Let an object of a part be redirected to the end of its attempts; say whether that ends the run."""
     error = ObjectError(Reason.RETRIES_EXHAUSTED, "redirected")
     error.__cause__ = RedirectedError(WrongRegionError("elsewhere", hint="add --region x", region="x"))
     try:
-        breaker.failed(part, error, lambda _: None)
+        limits.failed(part, error, lambda _: None)
     except RedirectRefusedError as ended:
         return ended.hint == "add --region x"
     return False
@@ -333,22 +333,22 @@ def redirected(part: str, breaker: _Breaker) -> bool:
     ],
 )
 def test_how_many_redirects_in_a_row_end_a_run(parts: list[str], has_proof: bool, ends: bool) -> None:  # noqa: FBT001
-    breaker = _Breaker(has_proof=has_proof)
-    *before, last = [redirected(part, breaker) for part in parts]
+    limits = FailureLimits(has_proof=has_proof)
+    *before, last = [redirected(part, limits) for part in parts]
     assert (any(before), last) == (False, ends)
 
 
 @fault(135)
 @pytest.mark.parametrize("reason", [Reason.GONE, Reason.RETRIES_EXHAUSTED, None])
 def test_an_object_that_ends_otherwise_ends_the_row(reason: Reason | None) -> None:
-    breaker = _Breaker()
-    assert not redirected("ct", breaker)
+    limits = FailureLimits()
+    assert not redirected("ct", limits)
     if reason is None:
-        breaker.succeeded("ct")
-        breaker.has_proof = False
+        limits.succeeded("ct")
+        limits.has_proof = False
     else:
-        breaker.failed("ct", ObjectError(reason, "otherwise"), lambda _: None)
-    assert not redirected("mri", breaker)
+        limits.failed("ct", ObjectError(reason, "otherwise"), lambda _: None)
+    assert not redirected("mri", limits)
 
 
 # --- Proxies --------------------------------------------------------------------------------------

@@ -26,11 +26,11 @@ from nccid_fetch.digests import md5_of
 from nccid_fetch.disk import Disk
 from nccid_fetch.errors import DestinationError, EndpointError
 from nccid_fetch.events import Committed, Event, LimitSet, ListingEnded, PagePlanned, Received
+from nccid_fetch.failurelimits import DENIED_MAX, EXHAUSTED_MAX, MISMATCHED_MAX
 from nccid_fetch.governor import Governor
 from nccid_fetch.journal import Journal
 from nccid_fetch.listing import ShardedListing
 from nccid_fetch.model import Fetch, PartState, RemoteObject, Why
-from nccid_fetch.pipeline import DENIED_MAX, EXHAUSTED_MAX, MISMATCHED_MAX
 from nccid_fetch.planfile import write_decision, write_header
 from nccid_fetch.planning import Planner
 from nccid_fetch.retry import MISMATCHES_MAX
