@@ -542,6 +542,8 @@ class Hold(World):
     async def settled(self, task: asyncio.Task[None]) -> None:
         task.cancel()
         await asyncio.wait([task])
+        if not task.cancelled() and (error := task.exception()) and not isinstance(error, NccidFetchError):
+            raise error  # A defect.
 
     async def outcome(self) -> str:
         """What has become of the run."""

@@ -642,8 +642,13 @@ def test_a_service_that_never_answers_is_named_in_time(
 
 @fault(129)
 def test_max_duration_ends_a_run_whose_credentials_do_not_come(
-    configured: Callable[[str], Path], dest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    configured: Callable[[str], Path],
+    dest: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("nccid_fetch.store.session.PROVIDERS_SECONDS_MAX", 8.0)
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     configured(f"[profile site]\ncredential_process = cat {pipe}\n")
