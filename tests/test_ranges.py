@@ -544,11 +544,15 @@ def test_a_lie_about_one_range_is_never_a_byte_of_the_file(
     assert bench.verified_by is VerifiedBy.MD5
 
 
-def test_a_redirect_of_one_range_ends_the_run_and_leads_nowhere(bench: Bench, s3: ScriptedS3, dest: Path) -> None:
+@fault(135)
+@pytest.mark.usefixtures("no_pauses")
+def test_a_redirect_of_one_range_is_the_objects_failure_and_leads_nowhere(
+    bench: Bench, s3: ScriptedS3, dest: Path
+) -> None:
     with ScriptedS3() as other:
         s3.script("get", Redirect(other.endpoint_url), count=None, after=3)
         result = fetch(s3, dest)
-        assert result.exit_code == 5
+        assert (result.exit_code, result.reasons) == (1, {KEY: "retries_exhausted"})
         assert other.requests == []
     assert check_tree(dest, snapshot(s3)) == set()
 

@@ -152,7 +152,7 @@ LIES: dict[str, tuple[Operation, Action, int]] = {
     "ct-metadata": ("get", Status(403, "SignatureDoesNotMatch", QUOTED), 4),
     "mri": ("list", Status(403, "SignatureDoesNotMatch", QUOTED), 4),
     "mri-metadata": ("get", Status(400, "ExpiredToken", QUOTED), 4),
-    "xray": ("get", Redirect(f"http://elsewhere.example/?{QUOTED}"), 5),
+    "xray": ("get", Redirect(f"http://elsewhere.example/?{QUOTED}"), 1),
     "xray-metadata": ("get", Drop(), 1),
 }
 """What the server answers in each part, and how a run ends by it."""

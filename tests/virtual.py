@@ -446,7 +446,7 @@ class World:
                 "operations.open_session": open_session,
                 "operations.Lister": VirtualLister,
                 "operations.ReferenceReader": lambda session: VirtualReader(session, fast=False),
-                "operations._reader": lambda session, *_: VirtualReader(session, fast=True),
+                "operations._reader_for": lambda _: lambda session, *_: VirtualReader(session, fast=True),
                 "operations.Disk": InlineDisk,
                 "operations.boot_id": lambda: f"boot {world.boots}",
                 "reserve.RESERVE_BYTES": RESERVE_BYTES,

@@ -57,9 +57,9 @@ class ReferenceReader:
         where = self._session.where
         try:
             status = response["ResponseMetadata"]["HTTPStatusCode"]
-            if is_part and (status != 206 or not str(response.get("ContentRange", "")).startswith(f"bytes {start}-")):
+            if is_part and not str(response.get("ContentRange", "")).startswith(f"bytes {start}-"):
                 raise RangeIgnoredError(f"{where} ignored a range")
-            if not is_part and status != 200:
+            if status != 200 and not (is_part and status == 206):  # rclone sends a range with 200.
                 raise TransientError(f"{where} answered {status}, which is no answer of S3's")
             # What resumes a body comes in small chunks however little it is: on a line that goes on breaking, each is kept.
             whole = not start and response.get("ContentLength", length) <= whole_max
