@@ -1036,7 +1036,7 @@ with open_destination(Settings(dest=dest)) as destination:
         try:
             check_dest(dest)
         except DestinationError as error:
-            print(error)
+            print(error.message)
 """
 
 
