@@ -1058,7 +1058,7 @@ with open_destination(Settings(dest=dest)) as destination:
         try:
             check_dest(dest)
         except DestinationError as error:
-            print(error)
+            print(error.message)
 """
 
 
