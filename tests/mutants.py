@@ -524,7 +524,7 @@ GUARDS = (
     Guard(
         "keys rise within a page",
         "store/pages.py",
-        "if key <= before:",
+        "if raw <= before:",
         "if False:",
         "test_listing.py::test_anything_but_a_whole_listing_of_the_prefix_is_an_error",
     ),

@@ -178,6 +178,25 @@ def test_python_that_takes_names_for_another_encoding_fetches_adopts_and_sets_as
     assert (aside / "data/Covid\u00e9/a\u0301.json").read_bytes() == OLD
 
 
+@fault(144)
+def test_keys_that_are_no_utf8_are_refused_by_name_and_never_taken_for_each_other(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """S3 has none. A server that does lists them by their bytes: after all that is UTF-8."""
+    refused = ("training/data/\udcfe", "training/data/\udcff/a")
+    with ScriptedS3() as s3:
+        for key in ("training/data/\U0001f600", *refused):
+            s3.put(key, key.encode("utf-8", "surrogateescape"))
+        asked = ("get", "data", "--dest", here / "dest", "--endpoint-url", s3.endpoint_url, "--format", "json")
+        assert exit_code_of(*asked) == 1
+        failures = json.loads(capsys.readouterr().out)["failures"]
+        assert exit_code_of("ls", "data/\udcff", "--endpoint-url", s3.endpoint_url) == 0
+    assert sorted((failure["key"], failure["reason"]) for failure in failures) == [
+        (key, "unsafe_key") for key in refused
+    ]
+    assert names_below(here / "dest") == {"data/\U0001f600".encode()}
+
+
 # How Python is started again.
 
 

@@ -92,7 +92,6 @@ def planned(world: World, *keys: str) -> Path:
         ({"max_bytes": 1}, 10, ALL),
         ({"max_patients": 9}, 0, set()),
     ],
-    ids=str,
 )
 def test_a_run_forgets_the_failures_of_what_it_fetches(
     world: World, options: dict[str, Any], code: int, left: set[str]

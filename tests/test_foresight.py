@@ -278,7 +278,6 @@ TWICE = dict.fromkeys((key for key in KEYS if "Covid0001" in key and ".." not in
         (Case(WHOLE, rights=Rights(broken=frozenset({"data"}))), 5),
         (Case(WHOLE, options={"include": ("*nothing*",)}), 2),
     ],
-    ids=str,
 )
 def test_a_dry_run_foresees_what_each_option_does(tmp_path: Path, case: Case, code: int) -> None:
     _, run = check(case, made(case, tmp_path))

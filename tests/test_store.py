@@ -1285,7 +1285,7 @@ DOCUMENTS: list[tuple[bytes, Document | None]] = [
     (b"", None),
     (b" ", None),
     (b'<?xml version="1.0" encoding="no-such"?><Error><Code>A</Code></Error>', None),
-    (gzip.compress(b"<Error><Code>AccessDenied</Code></Error>"), None),
+    (gzip.compress(b"<Error><Code>AccessDenied</Code></Error>", mtime=0), None),
     ("<Error><Code>AccessDenied</Code></Error>".encode("utf-16"), None),
     (b"<Error><Code>A</Code>" + b" " * ERROR_BYTES_MAX + b"</Error>", None),
     (b"\xff" * 20000 + b"<Error><Code>A</Code></Error>", None),

@@ -59,7 +59,7 @@ class Address:
 
     def object(self, key: str) -> str:
         """Return the request target of an object: its path, percent-encoded as SigV4 wants it."""
-        return f"{self.folder}/{quote(key, safe=f'/{_SAFE}')}"
+        return f"{self.folder}/{_escaped(key, f'/{_SAFE}')}"
 
     def listing(self, query: Mapping[str, str]) -> str:
         """Return the request target of a listing: the path of the bucket, and the query in SigV4's order.
@@ -69,5 +69,10 @@ class Address:
         >>> Address.of("https://bucket.s3.eu-west-2.amazonaws.com", "eu-west-2").listing({"prefix": "a b"})
         '/?prefix=a%20b'
         """
-        pairs = sorted((quote(name, safe=_SAFE), quote(value, safe=_SAFE)) for name, value in query.items())
+        pairs = sorted((_escaped(name, _SAFE), _escaped(value, _SAFE)) for name, value in query.items())
         return f"{self.folder or '/'}?{'&'.join(f'{name}={value}' for name, value in pairs)}"
+
+
+def _escaped(text: str, safe: str) -> str:
+    """Return a text percent-encoded: the bytes that it stands for, also where they are not UTF-8."""
+    return quote(text, safe=safe, errors="surrogateescape")

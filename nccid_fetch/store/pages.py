@@ -156,9 +156,13 @@ def parse_page(body: bytes, *, bucket: str, prefix: str, delimiter: str | None =
     return _page(body, None, bucket, prefix, delimiter)
 
 
+_unquoted = partial(unquote_plus, errors="surrogateescape")
+"""A key that is not UTF-8 keeps its bytes, and is refused by name: not taken for another one."""
+
+
 def _page(body: bytes, columns: "_Columns | None", bucket: str, prefix: str, delimiter: str | None) -> Page:
     root = _root(body, bucket)
-    decode = unquote_plus if root.findtext("EncodingType") == "url" else str
+    decode = _unquoted if root.findtext("EncodingType") == "url" else str
     echoed = root.findtext("Prefix")
     if echoed is not None and prefix not in {echoed, decode(echoed)}:
         raise ListingError(f"the listing is of prefix {printable(echoed[:80])!r}")
@@ -302,14 +306,15 @@ _of_day, _of_minute, _of_second = map(_remembered, ("{}T00:00Z", "1970-01-01T{}Z
 def _check_keys(keys: list[str], prefix: str) -> None:
     """Check that keys are below the prefix and strictly rising, as S3 orders them: by their UTF-8 bytes.
 
-    Python orders text by code point, which is the same order.
+    Python orders text by code point, which is the same order but for keys that are not UTF-8.
     """
     if all(map(lt, ["", *keys], keys)) and all(key.startswith(prefix) for key in (*keys[:1], *keys[-1:])):
         return  # What lies between two keys that begin with the prefix begins with it too.
-    before = ""
+    before = b""
     for key in keys:
         if not key.startswith(prefix):
             raise ListingError(f"the listing has {printable(key[:80])!r}, which is not below its prefix")
-        if key <= before:
+        raw = key.encode("utf-8", "surrogateescape")
+        if raw <= before:
             raise ListingError(f"the listing runs backwards or repeats itself at {printable(key[:80])!r}")
-        before = key
+        before = raw
