@@ -833,7 +833,7 @@ def failing(number: int, name: str | None = None, otherwise: Callable[..., Any] 
     """Return a function that fails, for one name or for all."""
 
     def fail(*args: Any, **options: Any) -> Any:
-        if otherwise is not None and name not in map(os.fsdecode, args):
+        if otherwise is not None and name not in {os.fsdecode(arg) for arg in args}:
             return otherwise(*args, **options)
         raise OSError(number, os.strerror(number))
 
