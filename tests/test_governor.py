@@ -674,7 +674,7 @@ def test_a_run_that_ends_for_want_of_credentials_says_what_their_provider_lacks(
     world = World([EXPIRED], renewals=[lacking] * 1000)
     (ended,) = run(all_of(world, 1))
     assert isinstance(ended, AccessError)
-    assert str(ended) == "the login has expired, for 15 minutes now"
+    assert ended.message == "the login has expired, for 15 minutes now"
     assert ended.hint == "aws sso login --profile site, then run the same command again; what was verified stays"
 
 
@@ -690,6 +690,19 @@ def test_a_provider_has_the_time_that_is_left_of_the_hold() -> None:
     assert world.governor.seconds_left == 0.0
     world.governor.shut(None, 0.0)
     assert world.governor.seconds_left == 100.0
+
+
+@fault(129)
+@pytest.mark.parametrize("before", ["", "held", "shut"])
+def test_once_the_run_has_ended_a_provider_has_no_time_left(before: str) -> None:
+    world = World([EXPIRED])
+    if before == "held":
+        with pytest.raises(CredentialsError):
+            run(world.ask())
+    elif before == "shut":
+        world.governor.shut(None, 0.0)
+    world.governor.end(lambda: EndpointError("it ends"))
+    assert world.governor.seconds_left == 0.0
 
 
 def test_however_often_something_failed_the_pause_is_a_number_and_no_longer_than_the_longest() -> None:
