@@ -1081,6 +1081,29 @@ def test_what_no_client_can_be_made_of_is_a_usage_error(wrong: dict[str, Any]) -
         talk(address, **wrong)
 
 
+@pytest.mark.parametrize("by", ["option", "AWS_ENDPOINT_URL"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://[half",
+        "http://127.0.0.1:port",
+        "https://me:hidden@bad_host!",
+        "https://me:hid/hidden@a.example",
+        "s3://me:hidden@a.example",
+        "https://me:hidden@[half",
+        "https://me:hidden@a.example",
+    ],
+)
+def test_an_endpoint_that_is_none_is_a_usage_error_and_a_password_in_it_is_not_repeated(
+    monkeypatch: pytest.MonkeyPatch, url: str, by: str
+) -> None:
+    if by == "AWS_ENDPOINT_URL":
+        monkeypatch.setenv(by, url)
+    with pytest.raises(UsageError) as raised:
+        talk(address, **({"endpoint_url": url} if by == "option" else {}))
+    assert "hidden" not in "".join(traceback.format_exception(raised.value))
+
+
 def test_a_variable_that_is_no_endpoint_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "nonsense")
     with pytest.raises(UsageError, match="endpoint"):
