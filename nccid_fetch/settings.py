@@ -76,7 +76,7 @@ class Transport(StrEnum):
     `aioboto3`    aioboto3                                   libcurl is not used
     ============  =========================================  =============================================
 
-    Whatever the first attempt is refused, aioboto3 asks for again: it knows why.
+    What the first attempt is refused, aioboto3 asks for again: it knows why.
     """
 
     AUTO = "auto"

@@ -1100,7 +1100,7 @@ def test_an_endpoint_that_is_none_is_a_usage_error_and_a_password_in_it_is_not_r
     if by == "AWS_ENDPOINT_URL":
         monkeypatch.setenv(by, url)
     with pytest.raises(UsageError) as raised:
-        talk(address, **({"endpoint_url": url} if by == "option" else {}))
+        talk(address, endpoint_url=url if by == "option" else None)
     assert "hidden" not in "".join(traceback.format_exception(raised.value))
 
 

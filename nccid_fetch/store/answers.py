@@ -1,7 +1,7 @@
 """What an S3 server's refusals mean: status and code in, our error out. One table for every client.
 
 S3 says why it refuses a GET in an XML document, `<Error>` with a `<Code>`. An answer without one is not S3's, but that of a
-proxy, a portal or a load balancer on the way. It says nothing of objects, rights or credentials, whatever its status.
+proxy, a portal or a load balancer on the way. It says nothing of objects, rights or credentials, with any status.
 
 ====================================  ================================  ==========================================
 Answer                                To a GET of an object             To a listing

@@ -1,4 +1,4 @@
-"""Why a provider has no credentials, in words: whatever it raised in, a sentence and a next step out.
+"""Why a provider has no credentials, in words: what it raised in, a sentence and a next step out.
 
 Nothing is repeated that may hold some: a program's output, a server's words, a header that could not be sent.
 

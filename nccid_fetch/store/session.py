@@ -157,7 +157,7 @@ class _Current:
     """Stands for the present credentials, for a client that keeps what it was given, and renews them before they end.
 
     They are renewed by one request at a time, and the others take what there is. A renewal that fails is tried again, and
-    matters to nobody before they have ended.
+    does not matter before they have ended.
 
     Args:
         provided: What they are now.
@@ -185,10 +185,10 @@ class _Current:
             before = self.provided
             with suppress(CredentialsError):
                 provided = await self._ask()
-                if self.provided is before:  # Else they were read anew meanwhile.
+                if self.provided is before:  # Else they were read again meanwhile.
                     self.take(provided)
         if self._left() <= 0:
-            raise CredentialsError("the credentials have expired, and are read anew")
+            raise CredentialsError("the credentials have expired, and are read again")
         return self.provided.keys
 
     def _left(self) -> float:
