@@ -228,12 +228,20 @@ def _other_region(region: str, where: str) -> WrongRegionError:
 
 
 def _clock_offset(headers: Mapping[str, str]) -> str:
-    try:
-        offset = datetime.now(UTC) - parsedate_to_datetime(headers["date"])
-    except (KeyError, ValueError, TypeError):
+    time = time_of(headers.get("date"))
+    if time is None:
         return "too far from"
-    seconds = offset.total_seconds()
+    seconds = (datetime.now(UTC) - time).total_seconds()
     return f"{abs(seconds) / 60:.0f} minutes {'ahead of' if seconds > 0 else 'behind'}"
+
+
+def time_of(date: str | None) -> datetime | None:
+    """Return the time that a `Date` header has; None if it has none that can be read."""
+    try:
+        time = parsedate_to_datetime(date or "")
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return time if time.tzinfo is not None else time.replace(tzinfo=UTC)  # -0000: UTC, from an unknown zone.
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
