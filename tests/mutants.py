@@ -2287,6 +2287,13 @@ GUARDS = (
         "test_store.py::test_a_header_that_cannot_be_read_is_nothing_to_a_reader",
     ),
     Guard(
+        "a region that can be none is not shown in a command",
+        "store/answers.py",
+        "return region if _REGION.fullmatch(region) else None",
+        "return region or None",
+        "test_store.py::test_a_region_that_can_be_none_is_not_part_of_a_command",
+    ),
+    Guard(
         "a date beyond all bounds is none",
         "store/answers.py",
         "except (ValueError, TypeError, OverflowError):",

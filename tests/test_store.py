@@ -1295,6 +1295,15 @@ def test_a_date_is_of_the_zone_that_it_names(date: str) -> None:
     assert time_of(date) == datetime(2021, 6, 1, 12, tzinfo=UTC)
 
 
+@pytest.mark.parametrize("code", ["PermanentRedirect", "AuthorizationHeaderMalformed"])
+@pytest.mark.parametrize("region", ["eu-west-1; canary", "$(canary)", "canary\nx", "-" * 99])
+def test_a_region_that_can_be_none_is_not_part_of_a_command(code: str, region: str) -> None:
+    error = listing_error(301 if code == "PermanentRedirect" else 400, code, {"x-amz-bucket-region": region}, "host")
+    assert isinstance(error, EndpointError)
+    assert not isinstance(error, errors.WrongRegionError)
+    assert region not in str(error)
+
+
 @fault(40)
 def test_a_clock_is_told_by_how_much_it_is_off() -> None:
     date = format_datetime(datetime.now(UTC) + timedelta(minutes=31), usegmt=True)

@@ -42,7 +42,6 @@ from ..errors import (
     TransientError,
     WrongRegionError,
 )
-from ..keys import printable
 
 ERROR_BYTES_MAX = 64 << 10
 """S3's error documents are below one KiB."""
@@ -121,7 +120,7 @@ def run_error(status: int, code: str, headers: Mapping[str, str], where: str) ->
             hint="set the clock (NTP), then run the same command again",
         )
     if code == "AuthorizationHeaderMalformed":
-        return _wrong_region(headers.get("x-amz-bucket-region"), where)
+        return _wrong_region(_region(headers), where)
     if code in CREDENTIAL_CODES or (code and status == 401):
         return CredentialsError(
             f"{CREDENTIAL_CODES.get(code, 'the server does not accept the credentials')} ({where})",
@@ -204,13 +203,18 @@ def _is_redirect(status: int, code: str) -> bool:
 
 
 def _redirect(status: int, headers: Mapping[str, str], where: str) -> RedirectRefusedError:
-    region = headers.get("x-amz-bucket-region")
-    if region:
+    if region := _region(headers):
         return _other_region(region, where)
     return RedirectRefusedError(
         f"{where} answered with a redirect ({status}), which is not followed: another host would see the request",
         hint="is the region right? check --region, --endpoint-url and any proxy between here and there",
     )
+
+
+def _region(headers: Mapping[str, str]) -> str | None:
+    """Return the region that an answer names, if it can be one: the next step shows it as a command."""
+    region = headers.get("x-amz-bucket-region", "")
+    return region if _REGION.fullmatch(region) else None
 
 
 def _wrong_region(region: str | None, where: str) -> EndpointError:
@@ -221,9 +225,9 @@ def _wrong_region(region: str | None, where: str) -> EndpointError:
 
 def _other_region(region: str, where: str) -> WrongRegionError:
     return WrongRegionError(
-        f"the bucket is in region {printable(region)}, and {where} was asked",
-        hint=f"add --region {printable(region)}",
-        region=printable(region),
+        f"the bucket is in region {region}, and {where} was asked",
+        hint=f"add --region {region}",
+        region=region,
     )
 
 
