@@ -4,7 +4,7 @@ Whoever learns of such a thing learns it for all. So every request passes throug
 is *held*: nobody sends anything, but for one request at a time that asks whether it is over. That is no request of its
 own making, but the next one that was due. While the run is held, no object loses an attempt.
 
-==============================================  =============  =============  =============  =============  =============
+==========================  =============  =============  =============  =============  =============
 Then                        gone           expired        wrong          slowed         window
 ==========================  =============  =============  =============  =============  =============
 the lead is answered        goes on        goes on        goes on        goes on        stays shut
@@ -207,6 +207,8 @@ class Governor:
     @property
     def seconds_left(self) -> float:
         """How long it may still take to get credentials: to the end of the present hold, or of one that begins now."""
+        if self._ending is not None:
+            return 0.0
         if not self.is_held or self._is_shut:
             return self._retry_for
         return max(0.0, self._began[self._reason] + self._time_for(self._reason) - self._clock.now())

@@ -76,7 +76,7 @@ class Transport(StrEnum):
     `aioboto3`    aioboto3                                   libcurl is not used
     ============  =========================================  =============================================
 
-    Whatever the first attempt is refused, aioboto3 asks for again: it knows why.
+    What the first attempt is refused, aioboto3 asks for again: it knows why.
     """
 
     AUTO = "auto"
@@ -130,14 +130,18 @@ class Source:
         Raises:
             UsageError: Always about `--endpoint-url`, wherever it was set.
         """
-        parts = urlsplit(url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise UsageError(f"--endpoint-url {url!r} is not an http(s) URL", hint="for example https://s3.example.org")
-        if parts.username or parts.password:
+        if "@" in url:  # First: the sentences below show the URL.
             raise UsageError("--endpoint-url has a name or a password in it", hint="credentials go into a profile")
-        if parts.scheme == "http" and not self.allow_http and not is_loopback(parts.hostname):
+        try:
+            parts = urlsplit(url)
+            host = parts.hostname if parts.scheme in {"http", "https"} and parts.port != 0 else None
+        except ValueError:  # Half an IPv6 address, or a port that is none.
+            host = None
+        if not host:
+            raise UsageError(f"--endpoint-url {url!r} is not an http(s) URL", hint="for example https://s3.example.org")
+        if parts.scheme == "http" and not self.allow_http and not is_loopback(host):
             raise UsageError(
-                f"--endpoint-url {parts.hostname} is not reached over https, so anyone on the way could read the data",
+                f"--endpoint-url {host} is not reached over https, so anyone on the way could read the data",
                 hint="use https://, or add --allow-http if you accept that",
             )
 

@@ -799,7 +799,7 @@ GUARDS = (
     Guard(
         "https is required also where a variable or a profile names the endpoint",
         "store/session.py",
-        "source.check_endpoint(address.url)",
+        "source.check_endpoint(client.meta.endpoint_url)",
         "pass",
         "test_store.py::test_patients_data_do_not_travel_in_the_clear",
     ),
@@ -841,7 +841,7 @@ GUARDS = (
     Guard(
         "credentials in an endpoint are refused",
         "settings.py",
-        "if parts.username or parts.password:",
+        'if "@" in url:',
         "if False:",
         "test_cli.py::test_credentials_in_an_endpoint_are_refused_and_not_shown",
     ),
@@ -2249,6 +2249,63 @@ GUARDS = (
         "if name.endswith(ending):",
         "if False:",
         "test_address.py::test_what_is_no_general_purpose_bucket_is_refused_by_name",
+    ),
+    # Numbers and encodings of a listing, the end of a run, and passwords in endpoints.
+    Guard(
+        "a listing in an encoding that is not known is no listing",
+        "store/pages.py",
+        "except (ET.ParseError, ValueError, LookupError) as error:",
+        "except ET.ParseError as error:",
+        "test_listing.py::test_anything_but_a_whole_listing_of_the_prefix_is_an_error",
+    ),
+    Guard(
+        "a listed size fits into 64 bits",
+        "store/pages.py",
+        "if not 0 <= size <= _NUMBER_MAX:",
+        "if not 0 <= size:",
+        "test_listing.py::test_anything_but_a_whole_listing_of_the_prefix_is_an_error",
+    ),
+    Guard(
+        "a listed time fits into 64 bits",
+        "store/pages.py",
+        "min(max(milliseconds, -_MILLISECONDS_MAX), _MILLISECONDS_MAX)",
+        "milliseconds",
+        "test_listing.py::test_a_time_that_the_journal_cannot_hold_becomes_the_nearest_that_it_can",
+    ),
+    Guard(
+        "a run that has ended waits for no provider",
+        "governor.py",
+        "        if self._ending is not None:\n            return 0.0\n",
+        "",
+        "test_governor.py::test_once_the_run_has_ended_a_provider_has_no_time_left",
+    ),
+    Guard(
+        "headers that are not used are not read",
+        "store/strict.py",
+        "if _USED.fullmatch(name) or",
+        "if True or",
+        "test_store.py::test_a_header_that_cannot_be_read_is_nothing_to_a_reader",
+    ),
+    Guard(
+        "a region that can be none is not shown in a command",
+        "store/answers.py",
+        "return region if _REGION.fullmatch(region) else None",
+        "return region or None",
+        "test_store.py::test_a_region_that_can_be_none_is_not_part_of_a_command",
+    ),
+    Guard(
+        "a date beyond all bounds is none",
+        "store/answers.py",
+        "except (ValueError, TypeError, OverflowError):",
+        "except (ValueError, TypeError):",
+        "test_store.py::test_a_date_that_is_none_is_nothing_to_a_doctor",
+    ),
+    Guard(
+        "a password in AWS_ENDPOINT_URL is not repeated",
+        "store/session.py",
+        '_USER.sub("//...@", str(error))',
+        "str(error)",
+        "test_store.py::test_an_endpoint_that_is_none_is_a_usage_error_and_a_password_in_it_is_not_repeated",
     ),
 )
 

@@ -692,5 +692,18 @@ def test_a_provider_has_the_time_that_is_left_of_the_hold() -> None:
     assert world.governor.seconds_left == 100.0
 
 
+@fault(129)
+@pytest.mark.parametrize("before", ["", "held", "shut"])
+def test_once_the_run_has_ended_a_provider_has_no_time_left(before: str) -> None:
+    world = World([EXPIRED])
+    if before == "held":
+        with pytest.raises(CredentialsError):
+            run(world.ask())
+    elif before == "shut":
+        world.governor.shut(None, 0.0)
+    world.governor.end(lambda: EndpointError("it ends"))
+    assert world.governor.seconds_left == 0.0
+
+
 def test_however_often_something_failed_the_pause_is_a_number_and_no_longer_than_the_longest() -> None:
     assert backoff_seconds(10_000, lambda: 1.0) == CAP_SECONDS

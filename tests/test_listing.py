@@ -158,6 +158,20 @@ def test_milliseconds_of_a_time_are_kept_and_what_is_finer_is_dropped() -> None:
     assert parse_page(body, bucket=BUCKET, prefix=PREFIX).objects[0].modified_ns % 10**9 == 123_000_000
 
 
+@pytest.mark.parametrize(
+    ("time", "moment"),
+    [
+        ("0001-01-01T00:00:00.000Z", -((1 << 63) // 10**6) * 10**6),
+        ("9999-12-31T23:59:59.999Z", (1 << 63) // 10**6 * 10**6),
+        ("1700-01-01T00:00:00.000Z", -8520336000 * 10**9),
+        ("2199-12-31T23:59:59.999Z", 7258118399999 * 10**6),
+    ],
+)
+def test_a_time_that_the_journal_cannot_hold_becomes_the_nearest_that_it_can(time: str, moment: int) -> None:
+    body = xml(contents(f"{PREFIX}a", LastModified=time))
+    assert parse_page(body, bucket=BUCKET, prefix=PREFIX).objects[0].modified_ns == moment
+
+
 def test_a_page_without_a_namespace_is_read_as_well() -> None:
     bare = re.sub(rb' xmlns="[^"]*"', b"", xml(contents(f"{PREFIX}a")))
     assert parsed(bare) == [f"{PREFIX}a"]
@@ -228,6 +242,9 @@ NONSENSE: dict[str, tuple[bytes, str]] = {
     "billions of laughs": (LAUGHS.encode(), "document type"),
     "billions of laughs in UTF-16": (LAUGHS.encode("utf-16"), "document type"),
     "XML that breaks off": (xml(contents(f"{PREFIX}a"))[:-20], "not XML"),
+    "an encoding that is unknown": (b'<?xml version="1.0" encoding="none"?><html/>', "not XML"),
+    "an encoding of several bytes": (b'<?xml version="1.0" encoding="gb2312"?><html/>', "not XML"),
+    "a size that no file can have": (xml(contents(f"{PREFIX}a", Size=str(1 << 63))), "cannot be read"),
     "no word on whether it is complete": (xml(head=""), "whether it is complete"),
     "an odd word on whether it is complete": (xml(head="<IsTruncated>1</IsTruncated>"), "whether it is complete"),
     "cut short without a token": (xml(head="<IsTruncated>true</IsTruncated>"), "without a token"),
@@ -323,6 +340,7 @@ ODD = {
             "noon",
             "2021-03-01T12:00:00",
         ),
+        *("0001-01-01T00:00:00Z", "1699-12-31T23:59:59Z", "2200-01-01T00:00:00Z", "9999-12-31T23:59:59Z"),
     ),
     "size": ("0", "007", "9" * 18, "9" * 30, "-1", " 5", "1_0", "", "x"),
     "between": ("\n", "\r\n\t", "\f", "x"),
@@ -365,6 +383,7 @@ HEADS = (
         '<?xml version="1.0" encoding="utf-8"?>',
         '<?xml version="1.0"?>',
     ),
+    *('<?xml version="1.0" encoding="none"?>', '<?xml version="1.0" encoding="gb2312"?>'),
     *('<?xml version="1.0" encoding="cp037"?>', '<?xml version="1.0" encoding="latin-1"?>', "\ufeff", " "),
 )
 

@@ -39,12 +39,13 @@ from nccid_fetch.errors import (
 from nccid_fetch.model import ETag, RemoteObject
 from nccid_fetch.settings import Source
 from nccid_fetch.store import answers
-from nccid_fetch.store.answers import ERROR_BYTES_MAX, Document, document_of, listing_error, object_error
+from nccid_fetch.store.answers import ERROR_BYTES_MAX, Document, document_of, listing_error, object_error, time_of
 from nccid_fetch.store.fast import FastReader
 from nccid_fetch.store.pages import Lister
 from nccid_fetch.store.protocol import Facts, Reader
 from nccid_fetch.store.reference import ReferenceReader
 from nccid_fetch.store.session import Session, open_session
+from nccid_fetch.store.witness import Witness
 
 from .catalogue import fault
 from .conftest import run
@@ -522,6 +523,24 @@ def test_a_header_that_is_not_utf8_keeps_no_facts_away(s3: ScriptedS3) -> None:
     assert talk(lambda session: ReferenceReader(session).facts(HERE), s3) == Facts("aws:kms")
 
 
+UNREADABLE = {
+    "Last-Modified": "soon",
+    "x-amz-mp-parts-count": "few",
+    "x-amz-missing-meta": "none",
+    "x-amz-object-lock-retain-until-date": "later",
+}
+
+
+@fault(132)
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_a_header_that_cannot_be_read_is_nothing_to_a_reader(s3: ScriptedS3, name: str) -> None:
+    headers = {name: UNREADABLE[name]}
+    s3.script("get", Body(DATA, headers=headers))
+    s3.script("head", Body(b"", headers={**headers, "x-amz-server-side-encryption": "aws:kms"}))
+    assert got(ReferenceReader, s3)[2] == DATA
+    assert talk(lambda session: ReferenceReader(session).facts(HERE), s3) == Facts("aws:kms")
+
+
 @fault(24)
 @both
 @pytest.mark.parametrize("times", [1, 8192], ids=["small", "large"])
@@ -752,7 +771,7 @@ def test_a_server_that_knows_no_parts_leaves_their_sizes_unknown(s3: ScriptedS3)
         reader = ReferenceReader(session)
         return [await reader.part_sizes(HERE), await reader.part_sizes(HERE._replace(etag=ETag(f"{'0' * 32}-2")))]
 
-    s3.script("head", Body(b"", content_length=len(DATA), etag=f'"{"0" * 32}-2"'), count=None)
+    s3.script("head", Body(b"", content_length=len(DATA), etag=HERE.etag))
     assert talk(scenario, s3) == [None, None]
 
 
@@ -1081,6 +1100,29 @@ def test_what_no_client_can_be_made_of_is_a_usage_error(wrong: dict[str, Any]) -
         talk(address, **wrong)
 
 
+@pytest.mark.parametrize("by", ["option", "AWS_ENDPOINT_URL"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://[half",
+        "http://127.0.0.1:port",
+        "https://me:hidden@bad_host!",
+        "https://me:hid/hidden@a.example",
+        "s3://me:hidden@a.example",
+        "https://me:hidden@[half",
+        "https://me:hidden@a.example",
+    ],
+)
+def test_an_endpoint_that_is_none_is_a_usage_error_and_a_password_in_it_is_not_repeated(
+    monkeypatch: pytest.MonkeyPatch, url: str, by: str
+) -> None:
+    if by == "AWS_ENDPOINT_URL":
+        monkeypatch.setenv(by, url)
+    with pytest.raises(UsageError) as raised:
+        talk(address, endpoint_url=url if by == "option" else None)
+    assert "hidden" not in "".join(traceback.format_exception(raised.value))
+
+
 def test_a_variable_that_is_no_endpoint_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "nonsense")
     with pytest.raises(UsageError, match="endpoint"):
@@ -1220,10 +1262,46 @@ def test_how_long_to_wait_is_taken_from_the_answer(header: str, seconds: float |
     assert error.retry_after_seconds == seconds
 
 
-@pytest.mark.parametrize("date", [None, "yesterday", ""])
+FAR_DATES = [
+    "Tue, 01 Jun 2021 00:00:00 +9999",
+    "Tue, 01 Jun 2021 00:00:00 +" + "9" * 20,
+    "Tue, 01 Jun 99999999999 00:00:00 GMT",
+]
+
+
+@pytest.mark.parametrize("date", [None, "yesterday", "", *FAR_DATES])
 def test_a_clock_without_a_date_to_hold_it_against_is_still_too_far_off(date: str | None) -> None:
     headers = {} if date is None else {"date": date}
     assert "clock is too far from the server's" in str(listing_error(403, "RequestTimeTooSkewed", headers, "host"))
+
+
+@pytest.mark.parametrize("date", ["yesterday", *FAR_DATES])
+def test_a_date_that_is_none_is_nothing_to_a_doctor(s3: ScriptedS3, date: str) -> None:
+    s3.script("list", Status(403, "AccessDenied", headers={"Date": date}))
+
+    async def asked(session: Session) -> list[float | None]:
+        witness = Witness(session)
+        with suppress(ListingDeniedError):
+            await Lister(session).page("training/")
+        return [answer.date for answer in witness.answers]
+
+    assert talk(asked, s3) == [None]
+
+
+@pytest.mark.parametrize(
+    "date", ["Tue, 01 Jun 2021 12:00:00 GMT", "Tue, 01 Jun 2021 12:00:00 -0000", "Tue, 01 Jun 2021 14:00:00 +0200"]
+)
+def test_a_date_is_of_the_zone_that_it_names(date: str) -> None:
+    assert time_of(date) == datetime(2021, 6, 1, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("code", ["PermanentRedirect", "AuthorizationHeaderMalformed"])
+@pytest.mark.parametrize("region", ["eu-west-1; canary", "$(canary)", "canary\nx", "-" * 99])
+def test_a_region_that_can_be_none_is_not_part_of_a_command(code: str, region: str) -> None:
+    error = listing_error(301 if code == "PermanentRedirect" else 400, code, {"x-amz-bucket-region": region}, "host")
+    assert isinstance(error, EndpointError)
+    assert not isinstance(error, errors.WrongRegionError)
+    assert region not in str(error)
 
 
 @fault(40)

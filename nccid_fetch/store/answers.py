@@ -1,7 +1,7 @@
 """What an S3 server's refusals mean: status and code in, our error out. One table for every client.
 
 S3 says why it refuses a GET in an XML document, `<Error>` with a `<Code>`. An answer without one is not S3's, but that of a
-proxy, a portal or a load balancer on the way. It says nothing of objects, rights or credentials, whatever its status.
+proxy, a portal or a load balancer on the way. It says nothing of objects, rights or credentials, with any status.
 
 ====================================  ================================  ==========================================
 Answer                                To a GET of an object             To a listing
@@ -42,7 +42,6 @@ from ..errors import (
     TransientError,
     WrongRegionError,
 )
-from ..keys import printable
 
 ERROR_BYTES_MAX = 64 << 10
 """S3's error documents are below one KiB."""
@@ -121,7 +120,7 @@ def run_error(status: int, code: str, headers: Mapping[str, str], where: str) ->
             hint="set the clock (NTP), then run the same command again",
         )
     if code == "AuthorizationHeaderMalformed":
-        return _wrong_region(headers.get("x-amz-bucket-region"), where)
+        return _wrong_region(_region(headers), where)
     if code in CREDENTIAL_CODES or (code and status == 401):
         return CredentialsError(
             f"{CREDENTIAL_CODES.get(code, 'the server does not accept the credentials')} ({where})",
@@ -204,13 +203,18 @@ def _is_redirect(status: int, code: str) -> bool:
 
 
 def _redirect(status: int, headers: Mapping[str, str], where: str) -> RedirectRefusedError:
-    region = headers.get("x-amz-bucket-region")
-    if region:
+    if region := _region(headers):
         return _other_region(region, where)
     return RedirectRefusedError(
         f"{where} answered with a redirect ({status}), which is not followed: another host would see the request",
         hint="is the region right? check --region, --endpoint-url and any proxy between here and there",
     )
+
+
+def _region(headers: Mapping[str, str]) -> str | None:
+    """Return the region that an answer names, if it can be one: the next step shows it as a command."""
+    region = headers.get("x-amz-bucket-region", "")
+    return region if _REGION.fullmatch(region) else None
 
 
 def _wrong_region(region: str | None, where: str) -> EndpointError:
@@ -221,19 +225,27 @@ def _wrong_region(region: str | None, where: str) -> EndpointError:
 
 def _other_region(region: str, where: str) -> WrongRegionError:
     return WrongRegionError(
-        f"the bucket is in region {printable(region)}, and {where} was asked",
-        hint=f"add --region {printable(region)}",
-        region=printable(region),
+        f"the bucket is in region {region}, and {where} was asked",
+        hint=f"add --region {region}",
+        region=region,
     )
 
 
 def _clock_offset(headers: Mapping[str, str]) -> str:
-    try:
-        offset = datetime.now(UTC) - parsedate_to_datetime(headers["date"])
-    except (KeyError, ValueError, TypeError):
+    time = time_of(headers.get("date"))
+    if time is None:
         return "too far from"
-    seconds = offset.total_seconds()
+    seconds = (datetime.now(UTC) - time).total_seconds()
     return f"{abs(seconds) / 60:.0f} minutes {'ahead of' if seconds > 0 else 'behind'}"
+
+
+def time_of(date: str | None) -> datetime | None:
+    """Return the time that a `Date` header has; None if it has none that can be read."""
+    try:
+        time = parsedate_to_datetime(date or "")
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return time if time.tzinfo is not None else time.replace(tzinfo=UTC)  # -0000: UTC, from an unknown zone.
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

@@ -46,7 +46,7 @@ class FastReader:
     Args:
         session: The open session.
         connections: Connections to keep open.
-        is_required: Whether nobody else is to read what this reader cannot.
+        is_required: Whether no other reader reads what this one cannot.
     """
 
     def __init__(self, session: Session, *, connections: int, is_required: bool = False) -> None:

@@ -205,7 +205,7 @@ _S = r"[ \t\r\n]*+"
 _ENTRY = re.compile(
     rf"<Contents>{_S}"
     rf"<Key>([^<]++)</Key>{_S}"
-    rf"<LastModified>([0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}})T([01][0-9]:[0-5][0-9]|2[0-3]:[0-5][0-9]):([0-5][0-9](?:\.[0-9]++)?+)Z"
+    rf"<LastModified>((?:1[7-9]|2[01])[0-9]{{2}}-[0-9]{{2}}-[0-9]{{2}})T([01][0-9]:[0-5][0-9]|2[0-3]:[0-5][0-9]):([0-5][0-9](?:\.[0-9]++)?+)Z"
     rf"</LastModified>{_S}"
     rf"<ETag>(?:&quot;|&#34;|\")?+([0-9A-Za-z-]*+)(?:&quot;|&#34;|\")?+</ETag>{_S}"
     rf"(?:<ChecksumAlgorithm>[0-9A-Z]*+</ChecksumAlgorithm>{_S}|<ChecksumType>[A-Z_]*+</ChecksumType>{_S})*+"
@@ -214,7 +214,7 @@ _ENTRY = re.compile(
     rf"(?:<StorageClass>[A-Z_]*+</StorageClass>{_S})?+"
     rf"</Contents>{_S}"
 )
-"""An entry as servers write it: plain ASCII, its fields in S3's order, each once."""
+"""An entry as servers write it: plain ASCII, its fields in S3's order, each once, its numbers far within 64 bits."""
 _GROUPS = _ENTRY.groups + 1
 
 
@@ -263,8 +263,8 @@ def _root(body: bytes, bucket: str) -> ET.Element:
         raise ListingError("the answer to a listing is not S3's: it has a document type or a comment")
     try:
         root = ET.fromstring(_NAMESPACE.sub(rb"\1", body, count=1))  # noqa: S314 - no declarations, see above.
-    except ET.ParseError as error:
-        raise ListingError(f"the answer to a listing is not XML ({error})", PORTAL_HINT) from None
+    except (ET.ParseError, ValueError, LookupError) as error:  # Of an encoding that the parser does not know.
+        raise ListingError(f"the answer to a listing is not XML ({printable(str(error)[:80])})", PORTAL_HINT) from None
     if root.tag != "ListBucketResult":
         raise ListingError(f"the answer to a listing is a <{printable(root.tag[:40])}>", PORTAL_HINT)
     if root.findtext("Name") != bucket:
@@ -275,7 +275,7 @@ def _root(body: bytes, bucket: str) -> ET.Element:
 def _object(entry: ET.Element, decode: Callable[[str], str]) -> RemoteObject:
     fields = {field.tag: field.text or "" for field in entry}
     size = int(fields["Size"])
-    if size < 0:
+    if not 0 <= size <= _NUMBER_MAX:
         raise ValueError(f"size {size}")
     return RemoteObject(decode(fields["Key"]), size, ETag.parse(fields["ETag"]), _nanoseconds(fields["LastModified"]))
 
@@ -283,16 +283,21 @@ def _object(entry: ET.Element, decode: Callable[[str], str]) -> RemoteObject:
 def _nanoseconds(text: str) -> int:
     """Return an ISO 8601 time as nanoseconds since the epoch, in whole milliseconds: no server gives finer ones.
 
-    Rounded down, so that a file never looks newer than its object to `aws s3 sync`.
+    Rounded down, so that a file never looks newer than its object to `aws s3 sync`. A time that 64 bits cannot hold, as
+    the year 1 of a server that knows none, becomes the nearest one that they can.
     """
     time = datetime.fromisoformat(text)
     if time.tzinfo is None:
         raise ValueError(f"time {text!r} without a zone")
-    return (time - _EPOCH) // _MILLISECOND * 1_000_000
+    milliseconds = (time - _EPOCH) // _MILLISECOND
+    return min(max(milliseconds, -_MILLISECONDS_MAX), _MILLISECONDS_MAX) * 1_000_000
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
+_NUMBER_MAX = (1 << 63) - 1
+"""SQLite's and the file system's."""
+_MILLISECONDS_MAX = _NUMBER_MAX // 1_000_000
 
 
 def _remembered(form: str) -> Callable[[str], int]:

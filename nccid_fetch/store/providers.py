@@ -2,7 +2,7 @@
 
 botocore's synchronous providers are asked, from the beginning each time, in a thread that can be left behind. So no
 provider holds up the event loop, the run or the end of the process. None can prompt: there is no terminal for a program
-and no prompter for an MFA code. What a provider raises is a reason, whatever its type (`reasons`).
+and no prompter for an MFA code. What a provider raises is a reason, of any type (`reasons`).
 """
 
 import os
@@ -104,7 +104,7 @@ class Attempt:
                     return self._provided(found)
         except (CredentialsError, ConfigParseError, ProfileNotFound):
             raise
-        except Exception as error:  # noqa: BLE001 - whatever a provider raises is a reason.
+        except Exception as error:  # noqa: BLE001 - all that a provider raises is a reason.
             raise reason_of(error, self._asked) from None
         raise unusable(*_nothing(core, self._asked))
 

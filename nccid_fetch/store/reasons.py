@@ -1,4 +1,4 @@
-"""Why a provider has no credentials, in words: whatever it raised in, a sentence and a next step out.
+"""Why a provider has no credentials, in words: what it raised in, a sentence and a next step out.
 
 Nothing is repeated that may hold some: a program's output, a server's words, a header that could not be sent.
 
@@ -114,7 +114,7 @@ def reason_of(error: Exception, asked: Asked) -> CredentialsError:
     match error:
         case CodeWantedError():
             return unusable(
-                f"the role of profile {printable(asked.profile)} wants an MFA code, and nobody is asked for one here",
+                f"the role of profile {printable(asked.profile)} wants an MFA code, which is not asked for here",
                 f"`aws sts get-caller-identity{asked.named}` asks for the code, and what it is given is used here",
             )
         case Exception() if _is_about_login(error):

@@ -5,6 +5,7 @@ that is repeated here. What it would do by default and must not: ask HeadBucket 
 region, hold checksums of ranges against bodies, retry behind our back; and what `strict` is for.
 """
 
+import re
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
@@ -29,12 +30,15 @@ from .. import warehouse
 from ..bandwidth import Bandwidth
 from ..errors import CredentialsError, UsageError
 from ..governor import Governor
+from ..keys import printable
 from ..settings import Source
 from .address import Address
 from .providers import Attempt, Provided, ask, certificates_of, configuration_error, set_up
 from .strict import StrictConfig, StrictSession, shown_proxy
 
 CONNECT_TIMEOUT_SECONDS = 10.0
+_USER = re.compile(r"//\S*@")
+"""The name and the password in a URL."""
 EARLY_SECONDS = 900.0
 """Credentials are renewed when they have less left, as botocore does it."""
 ASK_SECONDS = 10.0
@@ -153,7 +157,7 @@ class _Current:
     """Stands for the present credentials, for a client that keeps what it was given, and renews them before they end.
 
     They are renewed by one request at a time, and the others take what there is. A renewal that fails is tried again, and
-    matters to nobody before they have ended.
+    does not matter before they have ended.
 
     Args:
         provided: What they are now.
@@ -181,10 +185,10 @@ class _Current:
             before = self.provided
             with suppress(CredentialsError):
                 provided = await self._ask()
-                if self.provided is before:  # Else they were read anew meanwhile.
+                if self.provided is before:  # Else they were read again meanwhile.
                     self.take(provided)
         if self._left() <= 0:
-            raise CredentialsError("the credentials have expired, and are read anew")
+            raise CredentialsError("the credentials have expired, and are read again")
         return self.provided.keys
 
     def _left(self) -> float:
@@ -264,11 +268,12 @@ async def open_session(
             client.meta.events.register("before-call.s3", _stay_here)
             client.meta.events.register("before-call.s3", _leave_proof_to_us)
             address = await _locate(client, source.bucket)
-        except (BotoCoreError, ValueError) as error:
+        except (BotoCoreError, ValueError) as error:  # Not with its cause, which quotes AWS_ENDPOINT_URL whole.
+            told = printable(_USER.sub("//...@", str(error)))
             raise UsageError(
-                f"the S3 client cannot be set up: {error}", hint="check --endpoint-url and --region"
-            ) from error
-        source.check_endpoint(address.url)  # It may have come from AWS_ENDPOINT_URL or a profile.
+                f"the S3 client cannot be set up: {told}", hint="check --endpoint-url, AWS_ENDPOINT_URL and --region"
+            ) from None
+        source.check_endpoint(client.meta.endpoint_url)  # It may have come from AWS_ENDPOINT_URL or a profile.
         proxies = get_environ_proxies(client.meta.endpoint_url)  # As the client itself: NO_PROXY is held against that.
         _check_proxies(proxies)
         http = await stack.enter_async_context(

@@ -4,6 +4,7 @@ What it would do by default and must not: follow a redirect to another host and 
 certificate for any host, read an error to its end however long it is, fail at a header that is no UTF-8.
 """
 
+import re
 import socket
 import ssl
 from typing import Any
@@ -32,6 +33,13 @@ from ..errors import ProxyError, TransientError, UnreachableError, UntrustedErro
 from ..keys import printable
 from .answers import ERROR_BYTES_MAX, document_of
 
+_USED = re.compile(
+    rb"date|etag|location|retry-after|content-(?:length|range|type|encoding)|"
+    rb"x-amz-(?:bucket-region|request-id|id-2|checksum-.*|server-side-encryption.*)",
+    re.IGNORECASE,
+)
+"""The headers of an answer that something here reads."""
+_PARTS_COUNT = re.compile(rb"x-amz-mp-parts-count", re.IGNORECASE)
 _LIMITED_RECEIVE_BYTES = 128 << 10
 LIMITED_AHEAD_BYTES = 2 * _LIMITED_RECEIVE_BYTES
 """What the system receives of a body before it is asked for, all the same: Linux allots twice what it is told to."""
@@ -160,14 +168,22 @@ class _Limited:
 
 
 class _Answer:
-    """An aiohttp response whose headers are UTF-8, as aiobotocore takes for granted: other bytes are escaped."""
+    """An aiohttp response with the headers that are used, in UTF-8.
+
+    aiobotocore takes UTF-8 for granted: other bytes are escaped. botocore reads every header that it knows, and fails at a
+    number or a time that is none, with the connection still in use: what is not used is left out.
+    """
 
     def __init__(self, response: Any) -> None:  # noqa: ANN401 - aiohttp's.
         self._response = response
 
     @property
     def raw_headers(self) -> list[tuple[bytes, bytes]]:
-        return [(name, value.decode(errors="backslashreplace").encode()) for name, value in self._response.raw_headers]
+        return [
+            (name, value.decode(errors="backslashreplace").encode())
+            for name, value in self._response.raw_headers
+            if _USED.fullmatch(name) or (_PARTS_COUNT.fullmatch(name) and value.isdigit())
+        ]
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the response has.
         return getattr(self._response, name)

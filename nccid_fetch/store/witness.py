@@ -5,11 +5,11 @@ import ssl
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from time import time
 from typing import Any
 from urllib.parse import urlsplit
 
+from .answers import time_of
 from .session import Session
 from .strict import resolved
 
@@ -72,9 +72,8 @@ class Witness:
 
 
 def _seconds(date: str | None) -> float | None:
-    with suppress(ValueError, TypeError):
-        return parsedate_to_datetime(date or "").timestamp()
-    return None
+    time = time_of(date)
+    return None if time is None else time.timestamp()
 
 
 @dataclass(frozen=True, slots=True)
