@@ -60,6 +60,8 @@ def apply(context: typer.Context, named: Path | None) -> Path | None:
         parameter = known.get(key)
         if parameter is None:
             raise _unknown(path, key, value, known)
+        if any("\0" in item for item in (value if isinstance(value, list) else [value]) if isinstance(item, str)):
+            raise UsageError(f"{path}: {key} has a NUL character", hint="leave it out: no name has one")
         read = _checked(path, key, value, parameter, context)
         # The demo has a --dest that only a flag can set.
         if is_settable(own.get(parameter.name, parameter)):
