@@ -19,6 +19,9 @@ UNLISTED = "CREATE TEMP TABLE unlisted (key TEXT PRIMARY KEY) WITHOUT ROWID"
 class Failures:
     """Reads and writes the table. `begin`, `note` and `forget` are called within a transaction of the journal's.
 
+    Attributes:
+        any: Whether the table may have rows. Where it has none, pages and batches need not ask it.
+
     Args:
         connection: The journal's.
         transaction: Opens a transaction of the journal's.
@@ -27,15 +30,7 @@ class Failures:
     def __init__(self, connection: sqlite3.Connection, transaction: Callable[[], AbstractContextManager[None]]) -> None:
         self._connection = connection
         self._transaction = transaction
-        self._any: bool | None = None
-
-    @property
-    def any(self) -> bool:
-        """Whether the table may have rows. Where it has none, pages and batches need not ask it."""
-        if self._any is None:
-            (found,) = self._connection.execute("SELECT EXISTS (SELECT 1 FROM failure WHERE key > '')").fetchone()
-            self._any = bool(found)
-        return self._any
+        self.any = True
 
     def begin(self, prefixes: Iterable[str]) -> None:
         """Remember which rows of these parts no listing has shown yet. They are kept in a temporary table.
@@ -44,7 +39,8 @@ class Failures:
             prefixes: The parts that the run lists, each ending in a slash.
         """
         execute = self._connection.execute
-        self._any = None
+        (found,) = execute("SELECT EXISTS (SELECT 1 FROM failure WHERE key > '')").fetchone()
+        self.any = bool(found)
         execute("DROP TABLE IF EXISTS temp.unlisted")
         execute(UNLISTED)
         for prefix in prefixes:
@@ -56,7 +52,7 @@ class Failures:
         """Write the rows of objects that failed: key, reason, message."""
         rows = [(text_of(key), str(reason), text_of(message)) for key, reason, message in failed]
         if rows:
-            self._any = True
+            self.any = True
             self._connection.executemany("INSERT OR REPLACE INTO failure VALUES (?, ?, ?)", rows)
 
     def forget(self, keys: Iterable[str]) -> None:
