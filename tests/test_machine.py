@@ -25,7 +25,7 @@ from nccid_fetch.statusfile import Publisher
 from .catalogue import fault
 from .conftest import run
 from .oracle import check_tree, snapshot
-from .processes import environment
+from .processes import TEST_CREDENTIALS, environment
 from .servers.scripted import ScriptedS3
 
 LONG = bool(os.environ.get("TESTS_LONG"))
@@ -210,7 +210,7 @@ def test_too_few_open_files_are_named_before_a_run_begins(files: int | None, is_
     if is_enough:
         machine.check(files)
         return
-    with pytest.raises(LimitError, match=r"^31 files may be open \(ulimit -n\), and a run needs 32$"):
+    with pytest.raises(LimitError, match=r"^31 files may be open \(ulimit -n\), and a run needs 32\n"):
         machine.check(files)
 
 
@@ -309,7 +309,7 @@ def test_a_limit_of_the_machine_is_kept_to_or_named(limit: str, value: int, comm
             s3.put(f"training/data/Covid{number:04}/data_2021.json", b"x" * 5000)
         ended = subprocess.run(
             [*(ROOTLESS if limit == "threads" else ()), sys.executable, "-m", "nccid_fetch", *COMMANDS[command]],
-            env=environment(AWS_ACCESS_KEY_ID="test", AWS_SECRET_ACCESS_KEY="test", AWS_ENDPOINT_URL=s3.endpoint_url),
+            env=environment(**TEST_CREDENTIALS, AWS_ENDPOINT_URL=s3.endpoint_url),
             cwd=here,
             stdin=subprocess.DEVNULL,
             capture_output=True,
