@@ -1532,9 +1532,9 @@ GUARDS = (
         "test_inputs.py::test_of_a_line_without_an_end_no_more_is_read_than_a_plan_can_have",
     ),
     Guard(
-        "what is open already is not opened anew",
+        "what is open already is not opened once more",
         "streams.py",
-        "if name.isdecimal() and _has_descriptors(folder):",
+        "if _NUMBER.fullmatch(name) and _has_descriptors(folder):",
         "if False:",
         "test_outputs.py::test_what_options_write_to_is_written_through_and_stays_what_it_is",
     ),
@@ -1716,8 +1716,8 @@ GUARDS = (
     Guard(
         "a file that was written when it got its time is not adopted",
         "reading.py",
-        "if after.size != stamp.size or abs(",
-        "if False and abs(",
+        "if after.size != stamp.size or is_other:",
+        "if False:",
         "test_file_systems.py::test_a_file_that_changes_while_it_is_hashed_is_never_taken_for_what_it_was",
     ),
     Guard(
@@ -1777,7 +1777,7 @@ GUARDS = (
         "test_file_systems.py::test_users_that_a_default_acl_names_may_read_everything_below_and_nobody_else_may",
     ),
     Guard(
-        "a default ACL lets in nobody else",
+        "a default ACL lets in no one that it does not name",
         "attributes.py",
         "allowed & most.get(kind, 7)",
         "allowed",
@@ -2249,6 +2249,63 @@ GUARDS = (
         "if name.endswith(ending):",
         "if False:",
         "test_address.py::test_what_is_no_general_purpose_bucket_is_refused_by_name",
+    ),
+    # What the disk and the command line may be given.
+    Guard(
+        "a number that no descriptor has names none",
+        "streams.py",
+        "if _NUMBER.fullmatch(name) and",
+        "if name.isdecimal() and",
+        "test_outputs.py::test_a_path_that_names_a_descriptor_is_known",
+    ),
+    Guard(
+        "a NUL in a configuration file is refused",
+        "cli/configfile.py",
+        'if any("\\0" in item',
+        'if False and any("\\0" in item',
+        "test_config.py::test_what_a_file_cannot_say_is_2_and_names_file_key_and_what_would_be_right",
+    ),
+    Guard(
+        "the journal's thread alone looks for failures",
+        "failures.py",
+        "self.any = bool(found)",
+        "pass",
+        "test_journal.py::test_whether_anything_failed_is_known_without_asking_the_disk",
+    ),
+    Guard(
+        "a time that SQLite cannot keep is not given to it",
+        "rows.py",
+        " or abs(mtime_ns) > INTEGER_MAX",
+        "",
+        "test_journal.py::test_what_sqlite_has_no_number_for_is_no_defect",
+    ),
+    Guard(
+        "a size that SQLite cannot keep is not given to it",
+        "journal.py",
+        "min(size, INTEGER_MAX)",
+        "size",
+        "test_journal.py::test_what_sqlite_has_no_number_for_is_no_defect",
+    ),
+    Guard(
+        "a time that no file can have is no change",
+        "reading.py",
+        "is_other = stamp_of(descriptor).modified_ns != after.modified_ns",
+        "pass",
+        "test_destination.py::test_a_time_that_no_file_can_have_is_no_change",
+    ),
+    Guard(
+        "an ETag in a plan is text",
+        "planfile.py",
+        " and _TEXT.fullmatch(etag) is not None",
+        "",
+        "test_planfile.py::test_a_bad_line_is_named_by_its_number",
+    ),
+    Guard(
+        "a part in a plan is text",
+        "planfile.py",
+        " and _TEXT.fullmatch(part_of(key, group)) is not None",
+        "",
+        "test_planfile.py::test_a_bad_line_is_named_by_its_number",
     ),
 )
 
