@@ -26,7 +26,7 @@ class FailureLimits:
     one redirected object                          it failed
     two redirected ones of different parts, or     the run ends, unless an object ever came: then
     three of one                                   each failed
-    16 that used up their attempts, for whatever   the run ends
+    16 that used up their attempts, for any        the run ends
     reason
     =============================================  ================================================
     """

@@ -1273,7 +1273,7 @@ def test_retiming_gives_a_file_its_newer_mtime_and_passes_over_what_went_away(de
 
 @contextmanager
 def refused_to_others(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let modes and times be refused, as those of another user's files are, whoever runs the tests."""
+    """Let modes and times be refused, as those of another user's files are, for any user who runs the tests."""
     with monkeypatch.context() as patch:
         for name in ("fchmod", "utime"):
             patch.setattr(os, name, failing(errno.EPERM))

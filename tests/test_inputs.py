@@ -1,4 +1,4 @@
-"""Files that options read: each is read once, whatever it is, and what cannot be read is 2 and one sentence."""
+"""Files that options read: each is read once, be it a file or a pipe, and what cannot be read is 2 and one sentence."""
 
 import json
 import os
