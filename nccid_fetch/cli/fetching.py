@@ -15,7 +15,7 @@ from nccid_fetch import operations
 from nccid_fetch.bandwidth import Bandwidth
 from nccid_fetch.errors import DestinationError, RunError, UsageError
 from nccid_fetch.events import Event, PagePlanned, Report
-from nccid_fetch.machine import check_open_files, memory
+from nccid_fetch.machine import check, check_open_files, memory
 from nccid_fetch.model import PartState
 from nccid_fetch.planfile import PlanFile, open_plan, write_decision, write_header, write_incomplete
 from nccid_fetch.progress import Meter
@@ -97,6 +97,7 @@ def _within_limits(settings: Settings, *, quiet: bool) -> Settings:
     """Let no more objects be in flight than open files and memory suffice for; say so if that is less than was asked for."""
     by_files = replace(settings, open_files=raise_descriptor_limit())
     check_open_files(by_files.open_files, OPEN_FILES_BESIDE)
+    check(by_files.open_files)
     limited, least = by_files, memory()
     if least is not None:
         limited = replace(by_files, memory_bytes=least.left)
