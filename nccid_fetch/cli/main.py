@@ -49,7 +49,7 @@ def _limits_told() -> Iterator[None]:
 
         if (refused := limit_of(error)) is None:
             raise
-        sys.stderr.write(f"error: {refused}\nhint: {refused.hint}\n")
+        sys.stderr.write(f"error: {refused.message}\nhint: {refused.hint}\n")
         sys.exit(refused.exit_code)
 
 
