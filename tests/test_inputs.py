@@ -120,6 +120,7 @@ REFUSED: dict[str, Callable[[Path, ExitStack], str]] = {
     "closed": _closed,
     "not UTF-8": _content(b"\xff\xfe\0"),
     "not its kind": _content(b"key,size\n"),
+    "longer than any": _content(b"#" * (2 << 20)),
 }
 
 
