@@ -261,7 +261,10 @@ async def survey(listing: Listing, group: str, asked: Sequence[str]) -> dict[str
     does not show it          is empty          is absent
     any of these two          has a key         can be listed
     any of these two          is denied         is denied
+    any of these two          breaks            can be listed, as far as is known: its listing will tell
     ========================  ================  ==================================================
+
+    If all that is asked for breaks, the survey does.
 
     Parts that not every bucket has (`unknown`) and that were not asked for by name are left out unless they have a key.
 
@@ -287,13 +290,29 @@ async def survey(listing: Listing, group: str, asked: Sequence[str]) -> dict[str
     known = (*warehouse.PARTS, *warehouse.OTHER_PARTS)
     parts = tuple(asked) or (*known, *sorted(shown.difference(known)))
     hidden = [part for part in parts if part not in shown]
-    answers = await asyncio.gather(*(probe(listing, group, part) for part in hidden))
+    answers = await _probed(listing, group, hidden, any_other=bool(shown.intersection(parts)))
     states: dict[str, PartState | None] = dict.fromkeys(parts) | dict(zip(hidden, answers, strict=True))
     if not asked:
         states = {part: state for part, state in states.items() if part not in warehouse.OTHER_PARTS or state is None}
     if is_denied:
         states = {part: None if state is PartState.ABSENT else state for part, state in states.items()}
     return states
+
+
+async def _probed(listing: Listing, group: str, parts: Sequence[str], *, any_other: bool) -> list[PartState | None]:
+    """Probe parts side by side. One that breaks is None, unless there is no other that does not: then its error is raised."""
+
+    async def probed(part: str) -> PartState | EndpointError | None:
+        try:
+            return await probe(listing, group, part)
+        except EndpointError as error:
+            return error
+
+    answers = await asyncio.gather(*map(probed, parts))
+    errors = [answer for answer in answers if isinstance(answer, EndpointError)]
+    if errors and len(errors) == len(answers) and not any_other:
+        raise errors[0]
+    return [None if isinstance(answer, EndpointError) else answer for answer in answers]
 
 
 async def probe(listing: Listing, group: str, part: str) -> PartState | None:

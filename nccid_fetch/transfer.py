@@ -231,6 +231,7 @@ async def _settled(error: ObjectError, remote: RemoteObject, tools: Tools, holds
         What became of the object; None if it was denied for credentials that have expired, or may have been, as the run
         was held meanwhile: then it is to be asked for again. The answer to a HEAD has no word on why.
     """
+    patience = _patience(tools)
     while error.reason is Reason.DENIED:
         try:
             page = await tools.lister.page(remote.key, max_keys=1)
@@ -238,10 +239,14 @@ async def _settled(error: ObjectError, remote: RemoteObject, tools: Tools, holds
             continue
         except CredentialsError:
             return None
-        except (TransientError, EndpointError):
+        except (TransientError, EndpointError) as trouble:
             if tools.governor.has_ended:
                 raise  # That is the end of the run, and says nothing of this object.
-            break
+            pause = patience.after(trouble) if isinstance(trouble, TransientError) else None
+            if pause is None:
+                break
+            await tools.clock.sleep(pause)
+            continue
         except ListingDeniedError:
             return ObjectError(Reason.DENIED, f"{error}, or it is no longer there: they may not see which")
         if not any(found.key == remote.key for found in page.objects):

@@ -40,6 +40,16 @@ TIDYING = {"unlink", "listdir", "close"}
 """What takes away staged files: where it fails, they are left to the next run."""
 
 
+_NAMING = {"open", "stat", "utime", "mkdir", "rename", "unlink"}
+
+
+def _told(name: str, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return a call's arguments with names as text, for faults and witnesses."""
+    if name not in _NAMING:
+        return arguments
+    return tuple(part.decode() if isinstance(part, bytes) else part for part in arguments)
+
+
 class Died(BaseException):
     """The process is gone, as by SIGKILL: whatever code still runs is only unwinding, and must not reach the disk."""
 
@@ -161,7 +171,7 @@ class FaultyDisk:
         """Stand in for `os`."""
         if name not in COUNTED:
             return getattr(os, name)
-        return lambda *arguments, **options: self.call(name, getattr(os, name), *arguments, **options)
+        return lambda *arguments, **options: self.call(name, getattr(os, name), *_told(name, arguments), **options)
 
     def urandom(self, size: int) -> bytes:
         """Return bytes of the chance that was given."""

@@ -807,13 +807,14 @@ def test_ls_summary_counts_per_part(cli: Cli, s3: ScriptedS3) -> None:
 def test_ls_json_tells_its_exit_code_unless_it_is_2(
     cli: Cli, s3: ScriptedS3, monkeypatch: pytest.MonkeyPatch, kind: list[str]
 ) -> None:
+    nothing_granted(s3)
+    denied = cli("ls", *kind, "--format", "json")
+    assert (denied.code, denied.json["exit_code"]) == (4, 4)
+    s3.allow_list = lambda *_: True
     s3.script("list", Page(b"<html>"), key="training/mri/", count=None)
     broken = cli("ls", *kind, "--format", "json")
     assert (broken.code, broken.json["exit_code"]) == (5, 5)
     assert len(broken.errors) == 1
-    nothing_granted(s3)
-    denied = cli("ls", *kind, "--format", "json")
-    assert (denied.code, denied.json["exit_code"]) == (4, 4)
     wrong = cli("ls", *kind, "--format", "json", "--profile", "nobody")
     assert (wrong.code, wrong.out) == (2, "")
 

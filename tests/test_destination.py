@@ -71,7 +71,7 @@ def log(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     rename = os.rename
 
     def noting(source: Any, target: Any, **options: Any) -> None:
-        events.append(f"rename {target}")
+        events.append(f"rename {os.fsdecode(target)}")
         rename(source, target, **options)
 
     monkeypatch.setattr(os, "rename", noting)
@@ -279,7 +279,7 @@ def test_folders_are_opened_once_per_batch_and_not_once_per_file(dest: Path, mon
 
 def noting_first_argument(function: Callable[..., Any], notes: list[str]) -> Callable[..., Any]:
     def noting(*args: Any, **options: Any) -> Any:
-        notes.append(args[0])
+        notes.append(os.fsdecode(args[0]))
         return function(*args, **options)
 
     return noting
@@ -596,9 +596,9 @@ def test_a_folder_that_becomes_a_link_in_the_moment_it_was_made_is_neither_enter
 ) -> None:
     mkdir = os.mkdir
 
-    def swapping(name: str, *args: Any, **options: Any) -> None:
+    def swapping(name: bytes, *args: Any, **options: Any) -> None:
         mkdir(name, *args, **options)
-        if name == "Covid1":
+        if name == b"Covid1":
             (dest / "ct" / "Covid1").rmdir()
             (dest / "ct" / "Covid1").symlink_to(outside)
 
@@ -833,7 +833,7 @@ def failing(number: int, name: str | None = None, otherwise: Callable[..., Any] 
     """Return a function that fails, for one name or for all."""
 
     def fail(*args: Any, **options: Any) -> Any:
-        if otherwise is not None and name not in args:
+        if otherwise is not None and name not in {os.fsdecode(arg) for arg in args}:
             return otherwise(*args, **options)
         raise OSError(number, os.strerror(number))
 

@@ -153,8 +153,8 @@ def recording(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def fsync(descriptor: int) -> None:
         log.append(f"fsync {Path(f'/proc/self/fd/{descriptor}').readlink().name}")
 
-    def renamed(source: str, target: str, **options: Any) -> None:
-        log.append(f"rename {source} {target}")
+    def renamed(source: str, target: bytes, **options: Any) -> None:
+        log.append(f"rename {source} {os.fsdecode(target)}")
         rename(source, target, **options)
 
     def recorded(self: Journal, placed: Any, failed: Any = ()) -> None:

@@ -304,7 +304,7 @@ def test_on_a_disk_that_fills_up_in_the_middle_of_a_batch_the_rest_of_it_gets_wh
     rename = os.rename
 
     def full(*arguments: Any, **options: Any) -> None:
-        if "0003.json" in arguments and (dest / ".nccid-fetch/staged/reserve").exists():
+        if b"0003.json" in arguments and (dest / ".nccid-fetch/staged/reserve").exists():
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         rename(*arguments, **options)
 
@@ -324,7 +324,7 @@ def test_a_last_batch_without_room_is_9_and_not_a_few_failures(
     rename = os.rename
 
     def full(*arguments: Any, **options: Any) -> None:
-        if "0003.json" in arguments:
+        if b"0003.json" in arguments:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         rename(*arguments, **options)
 

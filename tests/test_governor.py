@@ -674,7 +674,7 @@ def test_a_run_that_ends_for_want_of_credentials_says_what_their_provider_lacks(
     world = World([EXPIRED], renewals=[lacking] * 1000)
     (ended,) = run(all_of(world, 1))
     assert isinstance(ended, AccessError)
-    assert str(ended) == "the login has expired, for 15 minutes now"
+    assert ended.message == "the login has expired, for 15 minutes now"
     assert ended.hint == "aws sso login --profile site, then run the same command again; what was verified stays"
 
 

@@ -22,6 +22,7 @@ from nccid_fetch.errors import (
     RedirectRefusedError,
     TransientError,
     WrongRegionError,
+    message_of,
 )
 from nccid_fetch.failurelimits import EXHAUSTED_MAX, REDIRECTED_MAX, FailureLimits
 from nccid_fetch.listing import Listing, survey
@@ -410,7 +411,7 @@ def told_of_proxy(monkeypatch: pytest.MonkeyPatch, port: int, url: str, stall_se
     for error in found:
         assert f"proxy 127.0.0.1:{port}" in str(error)
         assert "canary" not in str(error)
-        assert str(error).isprintable()
+        assert message_of(error).isprintable()
         assert isinstance(error, TransientError | ListingError)
     return found
 

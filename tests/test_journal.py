@@ -1019,7 +1019,7 @@ def test_a_state_folder_of_another_user_is_named_as_that(
     with pytest.raises(DestinationError) as refusal, opened(dest):
         pass
     owner = user_name(closed.stat().st_uid)
-    assert str(refusal.value) == f"{closed} belongs to {owner}, and is closed to you"
+    assert refusal.value.message == f"{closed} belongs to {owner}, and is closed to you"
     assert "choose a --dest of your own" in (refusal.value.hint or "")
 
 
@@ -1090,7 +1090,7 @@ try:
         journal.commit(batch(done))
         done += 100
 except DestinationError as error:
-    print(error.exit_code, error)
+    print(error.exit_code, error.message)
 keys = [key for key, _ in batch(done)]
 print(done > 0, len(journal.records([key for key, _ in batch(0)])), len(journal.records(keys)))
 journal.close()

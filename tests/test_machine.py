@@ -223,7 +223,7 @@ def test_too_few_open_files_are_named_before_a_run_begins(files: int | None, is_
     if is_enough:
         machine.check(files)
         return
-    with pytest.raises(LimitError, match=r"^31 files may be open \(ulimit -n\), and a run needs 32\n"):
+    with pytest.raises(LimitError, match=r"^31 files may be open \(ulimit -n\), and a run needs 32\nhint: "):
         machine.check(files)
 
 

@@ -98,8 +98,8 @@ def reason(profile: str | None = None, seconds: float = 60.0) -> CredentialsErro
         given(profile, seconds)
     told = "".join(traceback.format_exception(caught.value)) + str(caught.value.hint)
     assert "canary" not in told
-    assert str(caught.value).startswith("no usable AWS credentials: ")
-    assert str(caught.value).isprintable()
+    assert caught.value.message.startswith("no usable AWS credentials: ")
+    assert caught.value.message.isprintable()
     assert caught.value.hint
     return caught.value
 
@@ -401,7 +401,7 @@ def test_a_login_that_is_over_is_said_with_the_command_that_renews_it(
         Reply(401, '{"message": "canary"}', "application/json") if login_is == "refused" else None
     )
     error = reason(None if config.startswith("[default]") else "site")
-    assert str(error) == "no usable AWS credentials: the login of single sign-on has expired, or there is none"
+    assert error.message == "no usable AWS credentials: the login of single sign-on has expired, or there is none"
     assert error.hint == login
 
 

@@ -340,15 +340,15 @@ def test_the_log_hears_of_everything_and_stderr_of_what_it_is_to_have(capsys: py
 
     told = ["retry", "retry", "waiting", "going", "slowed", "gone", "conflict", "stopping,"]
     assert said(verbose=False, quiet=True) == []
-    assert said(verbose=False, quiet=False) == ["note", "warning"]
+    assert said(verbose=False, quiet=False) == ["note", "note", "warning"]
     assert sorted(said(verbose=True, quiet=True)) == sorted(told)
-    assert sorted(said(verbose=True, quiet=False)) == sorted([*told, "note", "warning"])
+    assert sorted(said(verbose=True, quiet=False)) == sorted([*told, "note", "note", "warning"])
     heard: list[str] = []
     narrator = Narrator(verbose=False, quiet=True, log=lambda sentence: heard.append(sentence.text))
     for event in EVENTS:
         narrator(event)
     assert heard == [sentence.text for event in EVENTS for sentence in sentences(event)]
-    assert len(heard) == len(told) + 4
+    assert len(heard) == len(told) + 5
 
 
 # Events.
