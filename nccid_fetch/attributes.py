@@ -85,7 +85,7 @@ def take_on(descriptor: int, mode: int, passed: Passed) -> None:
     """Give an open file or folder what its folder passes on, as if it had been made there with this mode.
 
     Users and groups that a default ACL names get what it gives them. The owning group and all others get no more than the mode
-    says, whatever the ACL says: it has entries for them whether or not anybody chose them.
+    says, although the ACL may give more: it always has entries for them, which no person need have chosen.
     """
     is_folder = stat.S_ISDIR((found := os.fstat(descriptor)).st_mode)
     if passed.group is not None and found.st_gid != passed.group:
@@ -105,7 +105,7 @@ def access_acl(default: bytes, mode: int, *, is_folder: bool) -> bytes | None:
     if len(default) % _ENTRY.size != _HEADER.size or _HEADER.unpack_from(default) != (_ACL_VERSION,):
         return None
     entries = list(_ENTRY.iter_unpack(default[_HEADER.size :]))
-    if all(kind != _MASK for kind, _, _ in entries):  # It names nobody.
+    if all(kind != _MASK for kind, _, _ in entries):  # It names no user and no group.
         return None
     most = {_OWNER: mode >> 6 & 7, _OWNING_GROUP: mode >> 3 & 7, _OTHERS: mode & 7, _MASK: 7 if is_folder else 6}
     return _HEADER.pack(_ACL_VERSION) + b"".join(

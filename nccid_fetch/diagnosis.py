@@ -29,7 +29,7 @@ def destination_error(error: OSError, dest: Path) -> DestinationError:
         )
     refused = limit_of(error)
     if refused is not None:
-        return DestinationError(str(refused), hint=refused.hint)
+        return DestinationError(refused.message, hint=refused.hint)
     return DestinationError(
         f"{dest} cannot be written: {error.strerror or error}",
         hint="check the disk and the permissions, then run the same command again; what was verified stays",

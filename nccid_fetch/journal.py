@@ -43,7 +43,7 @@ from .failures import Failures
 from .keys import STATE_FOLDER
 from .machine import file_limit_told
 from .model import Listed, Record
-from .rows import MS, PROOFS, loaded_etag, own_time, prefix_of, stored_etag
+from .rows import INTEGER_MAX, MS, PROOFS, loaded_etag, own_time, prefix_of, stored_etag
 from .schema import LISTING, MIGRATION, SCHEMA, VERSION
 from .settings import Durability
 from .sqlitefile import (
@@ -234,7 +234,7 @@ class Journal:
             is_whole: Whether there is no reason to doubt that it was all.
             endpoint: Of whom it was asked.
         """
-        row = (text_of(part), objects, size, now_text(), is_whole, endpoint)
+        row = (text_of(part), objects, min(size, INTEGER_MAX), now_text(), is_whole, endpoint)
         with self._transaction():
             self._connection.execute("INSERT OR REPLACE INTO listing VALUES (?, ?, ?, ?, ?, ?)", row)
 

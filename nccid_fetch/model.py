@@ -77,7 +77,7 @@ class VerifiedBy(IntEnum):
 class Record(NamedTuple):
     """What the journal remembers of a key: the version that was put in place, and how it was proved.
 
-    In doubt is what may have been lost since: it was not flushed to disk, and the machine was started anew. `mtime_ns` is the
+    In doubt is what may have been lost since: it was not flushed to disk, and the machine was restarted. `mtime_ns` is the
     mtime of the file where its file system did not keep `modified_ns`, which is the object's; else None.
     """
 

@@ -202,7 +202,7 @@ async def plan(
     all others                              they change how objects come, and not which
     ======================================  =============================================================================
 
-    What a server or a file turns out to be, nobody can foresee. An object that is to be checked is adopted where its file
+    What a server or a file turns out to be cannot be foreseen. An object that is to be checked is adopted where its file
     is equal, else fetched, or refused with `--existing keep`. One that is to be fetched or checked may fail, or may have no
     digest to be proved by. A disk may be full, or may not be written.
 

@@ -38,6 +38,7 @@ LINE_BYTES_MAX = 64 << 10
 """More than any line of a plan has: a key has 1,024 bytes, and each takes six where JSON escapes it."""
 _MAKE = "nccid-fetch plan --output FILE makes one"
 _AGAIN = "make the plan again: nccid-fetch plan --output FILE"
+_TEXT = re.compile("[^\ud800-\udfff]*")
 _SIZE = re.compile(r"[0-9]{1,18}")
 
 
@@ -160,7 +161,7 @@ def read_plan(file: BinaryIO, name: str, source: Source, copy: BinaryIO | None =
             if "incomplete" in value:
                 raise UsageError(f"{name} is not a whole plan: {value['incomplete']}", hint=_AGAIN)
             remote = _remote(name, number, value)
-            if not remote.key.startswith(group_prefix(source.group)) or remote.key.count("/") < 2:
+            if not _is_in_a_part(remote.key, source.group):
                 raise UsageError(f"{name}, line {number}: the key is in no part of {source.group}", hint=_AGAIN)
             yield remote
         if copy is not None:
@@ -171,6 +172,13 @@ def read_plan(file: BinaryIO, name: str, source: Source, copy: BinaryIO | None =
                     f"{name} cannot be kept until it is carried out: {error.strerror}",
                     hint="make room where temporary files go (TMPDIR)",
                 ) from error
+
+
+def _is_in_a_part(key: str, group: str) -> bool:
+    """Say whether a key is in a part that can be asked for: its name is text."""
+    return (
+        key.startswith(group_prefix(group)) and key.count("/") > 1 and _TEXT.fullmatch(part_of(key, group)) is not None
+    )
 
 
 def _lines(file: BinaryIO, name: str) -> Iterator[bytes]:
@@ -209,13 +217,20 @@ def _sorted(remotes: Iterator[RemoteObject], name: str, source: Source) -> Itera
         try:
             database.execute("CREATE TABLE remote (patient BLOB, phase INTEGER, key BLOB, size, etag BLOB, modified)")
             rows = (
-                (_raw(patient_of(key)), phase_of(part_of(key, source.group)), _raw(key), size, _raw(etag), modified_ns)
+                (
+                    _raw(patient_of(key)),
+                    phase_of(part_of(key, source.group)),
+                    _raw(key),
+                    size,
+                    _raw(etag),
+                    modified_ns // _MS,
+                )
                 for key, size, etag, modified_ns in remotes
             )
             database.executemany("INSERT INTO remote VALUES (?, ?, ?, ?, ?, ?)", rows)
             in_order = "SELECT key, size, etag, modified FROM remote ORDER BY patient, phase, key"
-            for key, size, etag, modified_ns in database.execute(in_order):
-                yield RemoteObject(_text(key), size, ETag(_text(etag)), modified_ns)
+            for key, size, etag, modified in database.execute(in_order):
+                yield RemoteObject(_text(key), size, ETag(_text(etag)), modified * _MS)
         except sqlite3.Error as error:
             raise DestinationError(
                 f"{name} cannot be sorted by patient: {error}", hint="make room where temporary files go (TMPDIR)"
@@ -250,7 +265,7 @@ def _remote(name: str, number: int, line: dict[str, object]) -> RemoteObject:
     for column, is_right in {
         "key": isinstance(key, str),
         "size": _SIZE.fullmatch(str(size)) is not None,
-        "etag": isinstance(etag, str),
+        "etag": isinstance(etag, str) and _TEXT.fullmatch(etag) is not None,
         "modified": modified_ns is not None,
     }.items():
         if not is_right:

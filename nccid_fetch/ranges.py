@@ -5,7 +5,7 @@ reach without a gap. When a range fails, what reaches so far is kept, and the ne
 """
 
 import asyncio
-from collections import deque
+from collections import defaultdict
 from collections.abc import Awaitable
 from typing import TypeVar
 
@@ -58,10 +58,9 @@ class _Ranges:
     ) -> None:
         self._remote, self._staged, self._reader = remote, staged, reader
         self._slots, self._disk, self._report = slots, disk, report
-        starts = range(staged.size, remote.size, RANGE_BYTES)
-        self._missing = deque((start, min(start + RANGE_BYTES, remote.size)) for start in starts)
-        loop = asyncio.get_running_loop()
-        self._landed: dict[int, asyncio.Future[None]] = {stop: loop.create_future() for _, stop in self._missing}
+        # One by one, and not all at once: a listing or a plan may say that an object has 10^18 bytes.
+        self._missing = staged.size
+        self._landed: defaultdict[int, asyncio.Future[None]] = defaultdict(asyncio.get_running_loop().create_future)
         self._lanes = 1
 
     async def receive(self) -> None:
@@ -82,14 +81,18 @@ class _Ranges:
 
     async def _lane(self, group: asyncio.TaskGroup) -> None:
         """Bring one range after another, and open further lanes while there are places for them."""
-        while self._missing:
-            start, stop = self._missing.popleft()
-            while self._missing and self._lanes < RANGES_MAX and self._has_place():
+        while self._missing < self._remote.size:
+            start, stop = self._missing, self._stop_of(self._missing)
+            self._missing = stop
+            while self._missing < self._remote.size and self._lanes < RANGES_MAX and self._has_place():
                 self._lanes += 1
                 # A task that is cancelled before its first step runs no `finally` of its own.
                 group.create_task(loud(self._lane, group)).add_done_callback(self._leave)
             await self._bring(start, stop)
             self._landed[stop].set_result(None)
+
+    def _stop_of(self, start: int) -> int:
+        return min(start + RANGE_BYTES, self._remote.size)
 
     def _leave(self, _: asyncio.Task[None]) -> None:
         self._lanes -= 1
@@ -113,8 +116,10 @@ class _Ranges:
 
     async def _take_in(self) -> None:
         """Hash what has landed, in order."""
-        for stop, landed in self._landed.items():
-            await landed
+        for start in range(self._staged.size, self._remote.size, RANGE_BYTES):
+            stop = self._stop_of(start)
+            await self._landed[stop]
+            del self._landed[stop]
             await _to_its_end(self._disk.run(lambda: self._staged.take_in(stop)))  # noqa: B023 - awaited here.
 
 

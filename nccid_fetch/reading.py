@@ -117,6 +117,11 @@ def give_time(descriptor: int, stamp: Stamp, modified_ns: int, *, is_kept: bool)
         is_set = set_time(descriptor, modified_ns)
     after = stamp_of(descriptor)
     expected = modified_ns if is_kept and is_set else stamp.modified_ns
-    if after.size != stamp.size or abs(after.modified_ns - expected) > (COARSEST_NS if is_set and is_kept else 0):
+    is_other = abs(after.modified_ns - expected) > (COARSEST_NS if is_set and is_kept else 0)
+    if is_other and is_kept and is_set:
+        # A time that no file can have there, as 1970 on FAT, becomes the nearest one: so it does again. A write's does not.
+        set_time(descriptor, modified_ns)
+        is_other = stamp_of(descriptor).modified_ns != after.modified_ns
+    if after.size != stamp.size or is_other:
         raise FileChangedError(CHANGED)
     return after.modified_ns, is_set

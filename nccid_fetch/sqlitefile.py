@@ -39,7 +39,7 @@ def connect(path: Path, *, is_remote: bool) -> sqlite3.Connection:
             before = path.stat()
             connection = _connected(path, is_remote=is_remote)
             try:
-                # The run that had it may have set it aside before it let go of it: then its lock keeps out nobody.
+                # The run that had it may have set it aside before it let go of it: then its lock keeps no other run out.
                 if path.stat().st_ino == before.st_ino:
                     return connection
             except BaseException:
@@ -52,7 +52,7 @@ def connect(path: Path, *, is_remote: bool) -> sqlite3.Connection:
 def _make(path: Path) -> None:
     """Make a journal that is still empty, unless there is one.
 
-    Not by SQLite, so that it is nobody else's to read and no link is followed. One that is there is left to SQLite: to close
+    Not by SQLite, so that no other user can read it and no link is followed. One that is there is left to SQLite: to close
     another descriptor of it would give up the lock that this process may hold.
     """
     with suppress(FileExistsError):

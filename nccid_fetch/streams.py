@@ -13,6 +13,8 @@ from typing import BinaryIO
 STDIN, STDOUT, STDERR = range(3)
 DASH = Path("-")
 _STANDARD = {"/dev/stdin": STDIN, "/dev/stdout": STDOUT, "/dev/stderr": STDERR}
+_NUMBER = re.compile(r"[0-9]{1,9}")
+"""What a descriptor may be called. A longer number is that of none, and C could not take it."""
 _LINKS_MAX = 40
 """As many as Linux follows."""
 
@@ -33,7 +35,7 @@ def descriptor_of(path: Path, dash: int) -> int | None:
                 return _STANDARD[place]
             folder, name = os.path.split(place)
             folder = os.path.realpath(folder)
-            if name.isdecimal() and _has_descriptors(folder):
+            if _NUMBER.fullmatch(name) and _has_descriptors(folder):
                 return int(name)
             place = os.path.join(folder, os.readlink(os.path.join(folder, name)))  # noqa: PTH115, PTH118 - as texts.
     return None

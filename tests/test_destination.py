@@ -24,7 +24,7 @@ from nccid_fetch.decisions import KEPT
 from nccid_fetch.destination import Adoption, Destination, Placement, open_destination
 from nccid_fetch.diagnosis import check_dest, destination_error
 from nccid_fetch.durability import Flusher, FlushError
-from nccid_fetch.errors import DestinationError, ObjectError, Reason, UsageError
+from nccid_fetch.errors import DestinationError, FileChangedError, ObjectError, Reason, UsageError
 from nccid_fetch.keys import STATE_FOLDER
 from nccid_fetch.model import IN_THE_WAY, LocalFile, LocalKind
 from nccid_fetch.settings import Existing, Settings
@@ -1273,7 +1273,7 @@ def test_retiming_gives_a_file_its_newer_mtime_and_passes_over_what_went_away(de
 
 @contextmanager
 def refused_to_others(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let modes and times be refused, as those of another user's files are, whoever runs the tests."""
+    """Let modes and times be refused, as those of another user's files are, for any user who runs the tests."""
     with monkeypatch.context() as patch:
         for name in ("fchmod", "utime"):
             patch.setattr(os, name, failing(errno.EPERM))
@@ -1306,6 +1306,30 @@ def test_an_adopted_file_gets_the_mode_and_mtime_of_a_fetched_one(dest: Path) ->
     with opened(dest) as destination:
         assert adopted(destination) == Adoption(NOW, as_it_is=False)
     assert (file.read_bytes(), mode_of(file), file.stat().st_mtime_ns) == (OLD, 0o600, NOW)
+
+
+@fault(140)
+@pytest.mark.parametrize("is_written", [False, True])
+def test_a_time_that_no_file_can_have_is_no_change(
+    dest: Path, monkeypatch: pytest.MonkeyPatch, *, is_written: bool
+) -> None:
+    """FAT has no time before 1980: it takes the nearest."""
+    first, real = 315_532_800 * 10**9, os.utime
+    write(dest.joinpath(*A), OLD)
+    with opened(dest) as destination:
+        meanwhile = [OLD] if is_written else []
+
+        def utime(descriptor: int, *, ns: tuple[int, int]) -> None:
+            real(descriptor, ns=(max(first, ns[0]), max(first, ns[1])))
+            if meanwhile:
+                dest.joinpath(*A).write_bytes(meanwhile.pop())
+
+        monkeypatch.setattr(os, "utime", utime)
+        if is_written:
+            with pytest.raises(FileChangedError):
+                adopted(destination, 0)
+        else:
+            assert adopted(destination, 0) == Adoption(first)
 
 
 def test_a_missing_file_cannot_be_opened(dest: Path) -> None:

@@ -161,7 +161,7 @@ assert os.stat(other).st_mtime > 1
 
 @fault(144)
 def test_python_that_takes_names_for_another_encoding_fetches_adopts_and_sets_aside_the_same_names(here: Path) -> None:
-    """A process of somebody else's cannot be started again: so names of the tree are bytes at every step."""
+    """A process of another program cannot be started again: so names of the tree are bytes at every step."""
     with ScriptedS3() as s3:
         stock(s3)
         ended = subprocess.run(

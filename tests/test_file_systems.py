@@ -42,7 +42,7 @@ class OddDisk(FaultyDisk):
         refuses: Which calls it refuses.
         number: What it says then.
         foreign: Refuse them for these files alone.
-        shown_mode: What mode all files have, whatever they are given.
+        shown_mode: What mode all files have after any that they are given.
         unit_ns: What mtimes are counted in.
         forgets_times: Whether it takes mtimes and keeps none.
         bad: The names that it does not take.
@@ -492,7 +492,7 @@ KEY = f"{FOLDER}/0.dcm"
 
 
 class Writer:
-    """Somebody who works on a file while a run is over it.
+    """A user who works on a file while a run is over it.
 
     Attributes:
         times: How often it was changed.

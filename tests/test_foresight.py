@@ -65,8 +65,8 @@ class Case:
         objects: Sizes by key.
         opaque: Objects whose ETag is no digest.
         prior: The options of the run that was there before; None if there was none.
-        restarted: The machine was started anew since.
-        changed: What was put in the bucket anew since.
+        restarted: The machine was restarted since.
+        changed: What was put in the bucket again since.
         disk: What became of files since.
         rights: What may be listed.
         page_keys: Keys on a page.

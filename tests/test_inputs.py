@@ -1,4 +1,4 @@
-"""Files that options read: each is read once, whatever it is, and what cannot be read is 2 and one sentence."""
+"""Files that options read: each is read once, be it a file or a pipe, and what cannot be read is 2 and one sentence."""
 
 import json
 import os
@@ -120,6 +120,7 @@ REFUSED: dict[str, Callable[[Path, ExitStack], str]] = {
     "closed": _closed,
     "not UTF-8": _content(b"\xff\xfe\0"),
     "not its kind": _content(b"key,size\n"),
+    "longer than any": _content(b"#" * (2 << 20)),
 }
 
 

@@ -107,6 +107,15 @@ def test_times_are_kept_to_the_millisecond(dest: Path) -> None:
         assert journal.records(["training/ct/a"])["training/ct/a"].modified_ns == NOW
 
 
+def test_what_sqlite_has_no_number_for_is_no_defect(dest: Path) -> None:
+    """A server that lists times in the year 9999, which ext4 ends before, or more bytes than there are."""
+    with opened(dest) as journal:
+        journal.commit([("training/ct/a", RECORD._replace(mtime_ns=1 << 63))])
+        assert journal.records(["training/ct/a"]) == {"training/ct/a": RECORD}
+        journal.note_listing("ct", 1, 1 << 64, is_whole=True, endpoint="")
+        assert journal.listed()["ct"].bytes == (1 << 63) - 1
+
+
 def test_an_md5_takes_16_bytes_and_any_other_etag_stays_text(dest: Path) -> None:
     with opened(dest) as journal:
         journal.commit(
@@ -250,6 +259,20 @@ def test_a_failure_is_forgotten_when_its_object_is_in_place_and_when_a_whole_lis
 
 def failed_keys_of(journal: Journal) -> set[object]:
     return {key for (key,) in journal._connection.execute("SELECT key FROM failure")}
+
+
+def test_whether_anything_failed_is_known_without_asking_the_disk(dest: Path) -> None:
+    """The event loop asks, and only the journal's thread may use the connection."""
+    asked: list[str] = []
+    with opened(dest) as journal:
+        with journal.run("get", ["training/ct/"]):
+            journal._connection.set_trace_callback(asked.append)
+            assert (journal.failures.any, asked) == (False, [])
+            journal.commit([], [("training/ct/a", Reason.GONE, "")])
+            assert journal.failures.any
+        with journal.run("get", ["training/ct/"]):
+            asked.clear()
+            assert (journal.failures.any, asked) == (True, [])
 
 
 @fault(150)

@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 
 from nccid_fetch import machine
+from nccid_fetch.cli.main import _limits_told
+from nccid_fetch.diagnosis import destination_error
 from nccid_fetch.disk import Disk, cores
 from nccid_fetch.errors import DestinationError, LimitError, UsageError
 from nccid_fetch.machine import Memory, limit_of, limits_told, memory, threads
@@ -25,7 +27,7 @@ from nccid_fetch.statusfile import Publisher
 from .catalogue import fault
 from .conftest import run
 from .oracle import check_tree, snapshot
-from .processes import environment
+from .processes import TEST_CREDENTIALS, environment
 from .servers.scripted import ScriptedS3
 
 LONG = bool(os.environ.get("TESTS_LONG"))
@@ -64,6 +66,17 @@ def test_an_error_is_about_a_limit_or_about_none(error: Exception, told: str | N
         assert (found.exit_code, bool(found.hint)) == (9, True)
         with pytest.raises(LimitError), limits_told():
             raise error
+
+
+@fault(145)
+def test_a_limit_is_told_with_its_next_step_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    crowded = OSError(errno.EMFILE, "Too many open files")
+    found = destination_error(crowded, tmp_path)
+    assert (found.message, found.hint) == ("too many files are open", getattr(limit_of(crowded), "hint", None))
+    with pytest.raises(SystemExit) as end, _limits_told():
+        raise crowded
+    assert end.value.code == LimitError.exit_code
+    assert capsys.readouterr().err == f"error: {found.message}\nhint: {found.hint}\n"
 
 
 @fault(145)
@@ -309,9 +322,7 @@ def test_a_limit_of_the_machine_is_kept_to_or_named(limit: str, value: int, comm
             s3.put(f"training/data/Covid{number:04}/data_2021.json", b"x" * 5000)
         ended = subprocess.run(
             [*(ROOTLESS if limit == "threads" else ()), sys.executable, "-m", "nccid_fetch", *COMMANDS[command]],
-            env=environment(
-                AWS_ACCESS_KEY_ID="test", AWS_SECRET_ACCESS_KEY="test-secret", AWS_ENDPOINT_URL=s3.endpoint_url
-            ),
+            env=environment(**TEST_CREDENTIALS, AWS_ENDPOINT_URL=s3.endpoint_url),
             cwd=here,
             stdin=subprocess.DEVNULL,
             capture_output=True,

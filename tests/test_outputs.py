@@ -487,6 +487,8 @@ def test_a_full_device_is_9_and_metrics_say_why_they_are_refused() -> None:
         ("/dev/null", None),
         ("", None),
         ("fd/1", None),
+        ("/dev/fd/99999999999", None),
+        ("/dev/fd/" + "9" * 5000, None),
         ("1", None),
     ],
 )

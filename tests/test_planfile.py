@@ -148,6 +148,8 @@ def test_what_is_no_plan_of_this_bucket_and_group_is_refused(plan: Path, header:
         ({"size": True}, "size is missing or wrong"),
         ({"size": 10**30}, "size is missing or wrong"),
         ({"etag": None}, "etag is missing or wrong"),
+        ({"etag": "\ud800"}, "etag is missing or wrong"),
+        ({"key": "training/\ud800/a"}, "the key is in no part of training"),
         ({"modified": None}, "modified is missing or wrong"),
         ({"modified": "yesterday"}, "modified is missing or wrong"),
         ({"modified": "2020-09-13T12:26:40"}, "modified is missing or wrong"),
@@ -159,6 +161,13 @@ def test_a_bad_line_is_named_by_its_number(plan: Path, change: dict[str, object]
     assert next(objects) == REMOTE
     with pytest.raises(UsageError, match=f"line 4: {complaint}"):
         next(objects)
+
+
+def test_an_object_of_the_last_year_that_there_is_is_sorted_like_others(plan: Path) -> None:
+    late = LINE | {"modified": "9999-12-31T23:59:59.999+00:00"}
+    plan.write_text("\n".join([HEADER, json.dumps(late)]))
+    with open_plan(plan, SOURCE) as opened:
+        assert list(opened.remotes(sort=True)) == list(opened.remotes()) != []
 
 
 @pytest.mark.parametrize("line", ["{", '"key"', "null", json.dumps(LINE)[:-1]])

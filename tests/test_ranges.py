@@ -5,6 +5,7 @@ import os
 import random
 import tempfile
 import threading
+import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 from nccid_fetch import ranges
 from nccid_fetch.digests import checksum_text, new_checksum
 from nccid_fetch.disk import Disk
-from nccid_fetch.errors import NccidFetchError, ObjectError, RefusedError, ShortBodyError, TransientError
+from nccid_fetch.errors import NccidFetchError, ObjectError, Reason, RefusedError, ShortBodyError, TransientError
 from nccid_fetch.events import Event, Received
 from nccid_fetch.model import ETag, RemoteObject, VerifiedBy
 from nccid_fetch.settings import Transport, Verify
@@ -252,6 +253,36 @@ def test_the_file_is_made_once_and_before_any_range_is_asked_for() -> None:
 
     staging(Wire(DATA, bend=lambda _: opened.append(scenes[0].staged._fd >= 0)), play)
     assert all(opened)
+
+
+def test_an_object_of_absurd_size_takes_no_memory_before_its_first_answer() -> None:
+    """A listing or a plan may say anything."""
+
+    class Refusal(Wire):
+        @asynccontextmanager
+        async def get(self, remote: RemoteObject, start: int = 0, stop: int | None = None) -> AsyncIterator[Lane]:
+            raise ObjectError(Reason.CHANGED, "another version")
+            yield
+
+    async def receive(folder: str) -> int:
+        folder_fd = os.open(folder, os.O_RDONLY)
+        remote = RemoteObject(KEY, 100_000 * RANGE, ETag(md5_hex(b"")), 0)
+        tracemalloc.start()
+        try:
+            with Disk(1) as disk:
+                staged = Staging(folder_fd, 0o600).new(hashed=True)
+                with pytest.raises(ObjectError, match="another version"):
+                    await ranges.receive_ranges(
+                        remote, staged, Refusal(b""), slots=Slots(4), disk=disk, report=lambda _: None
+                    )
+                await disk.run(staged.discard)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+            os.close(folder_fd)
+
+    with tempfile.TemporaryDirectory() as folder:
+        assert run(receive(folder)) < 1 << 20
 
 
 def another_version(lane: Lane) -> None:

@@ -22,6 +22,8 @@ from nccid_fetch.errors import UsageError
 from nccid_fetch.streams import open_input
 
 NOT_IN_FILES = ("config", "help", "version")
+_BYTES_MAX = 1 << 20
+"""No line of it is long, and each option is there once. A device may have no end."""
 _EXAMPLE = "nccid-fetch config --example shows every key"
 _WORDS = {"Input should": "it has to", "valid integer": "whole number", "a valid boolean": "true or false"}
 
@@ -60,6 +62,8 @@ def apply(context: typer.Context, named: Path | None) -> Path | None:
         parameter = known.get(key)
         if parameter is None:
             raise _unknown(path, key, value, known)
+        if any("\0" in item for item in (value if isinstance(value, list) else [value]) if isinstance(item, str)):
+            raise UsageError(f"{path}: {key} has a NUL character", hint="leave it out: no name has one")
         read = _checked(path, key, value, parameter, context)
         # The demo has a --dest that only a flag can set.
         if is_settable(own.get(parameter.name, parameter)):
@@ -99,7 +103,10 @@ def _read(path: Path) -> dict[str, Any]:
                     f"{path} may be changed by others than its owner (mode {stat.S_IMODE(mode):o})",
                     hint=f"chmod go-w {shlex.quote(str(path))}",
                 )
-            return tomllib.load(file)
+            text = file.read(_BYTES_MAX + 1)
+        if len(text) > _BYTES_MAX:
+            raise UsageError(f"{path} is too long for a configuration file", hint=_EXAMPLE)
+        return tomllib.loads(text.decode())
     except UnicodeDecodeError:
         raise UsageError(f"{path} is not TOML: it is not UTF-8", hint="save it as UTF-8") from None
     except (ValueError, RecursionError) as error:  # A number may be too long for Python, and brackets too deep.

@@ -49,7 +49,7 @@ def _limits_told() -> Iterator[None]:
 
         if (refused := limit_of(error)) is None:
             raise
-        sys.stderr.write(f"error: {refused}\nhint: {refused.hint}\n")
+        sys.stderr.write(f"error: {refused.message}\nhint: {refused.hint}\n")
         sys.exit(refused.exit_code)
 
 
@@ -64,7 +64,7 @@ def _open_what_is_closed() -> None:
 
 
 def _speak_utf8() -> None:
-    """Let all text be UTF-8 on its way in and out, whatever the locale and PYTHONIOENCODING say; what is not UTF-8 keeps its bytes.
+    """Let all text be UTF-8 on its way in and out, under any locale and PYTHONIOENCODING; what is not UTF-8 keeps its bytes.
 
     Python chooses the encoding of names, arguments and variables once, as it starts. So where the locale's is another, it is
     started again in its UTF-8 mode, in the same process and with the same arguments.

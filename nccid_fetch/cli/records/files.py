@@ -1,18 +1,18 @@
 """Opening what options write to beside DEST: for its owner alone, and never in the place of what is no plain file.
 
-=================================  ==============================================  =====================================
+=================================  ==============================================  ========================================
 What has the name                  Appended to: `--log-file`, `--events`           Written as a whole: `--output`,
                                                                                    `--metrics`
-=================================  ==============================================  =====================================
+=================================  ==============================================  ========================================
 nothing                            made                                            made, by a rename
 a file                             appended to                                     replaced, by a rename
 a link to one of these             the same where it leads to; the link stays      the same
 a link or a file of another user   refused                                         a link: refused
 a folder, a socket, a disk         refused                                         refused
 a pipe                             written through, once a program reads from it   written through; `--metrics`: refused
-any other device                   written through                                 the same
-what this process has open         written through                                 the same
-=================================  ==============================================  =====================================
+any other device                   written through                                 written through; `--metrics`: refused
+what this process has open         written through                                 written through; `--metrics`: refused
+=================================  ==============================================  ========================================
 """
 
 import os

@@ -29,7 +29,7 @@ class Outlet(Generic[T]):
         write: Writes one text. Called in the thread; what it raises as an OSError is its last word.
         gap: Makes a text to be written in the place of so many others that found no room.
         on_failure: Called once, in the thread, with what `write` raised.
-        bytes_max: How much may wait. One text may, whatever its size.
+        bytes_max: How much may wait. One text may, of any size.
     """
 
     def __init__(
