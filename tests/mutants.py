@@ -2015,7 +2015,7 @@ GUARDS = (
     Guard(
         "providers: whatever one raises is a reason",
         "store/providers.py",
-        "except Exception as error:  # noqa: BLE001 - whatever a provider raises is a reason.",
+        "except Exception as error:  # noqa: BLE001 - all that a provider raises is a reason.",
         "except ValueError as error:",
         "test_providers.py::test_whatever_a_provider_raises_is_a_reason",
     ),
