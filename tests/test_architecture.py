@@ -30,13 +30,13 @@ RANKS = (
         *("cli.completion", "cli.configfile", "cli.records.files", "cli.signals"),
         *("demo",),
         *("durability", "keys", "machine", "model", "retry", "timetable"),
-        *("store.reactor",),
+        *("store.answers", "store.reactor"),
     ),
     (
         *("cli.origins", "cli.records.outlet"),
         *("demo.synthetic",),
         *("diagnosis", "events", "rows", "settings", "shards", "sqlitefile", "staging", "walk"),
-        *("store.answers", "store.protocol", "store.reasons"),
+        *("store.protocol", "store.reasons", "store.strict"),
     ),
     (
         *("bandwidth", "decisions", "failurelimits", "failures", "governor", "planfile", "ranges"),
@@ -44,7 +44,7 @@ RANKS = (
         *("cli.flags", "cli.usage"),
         *("demo.server",),
         *("doctor.findings",),
-        *("store.providers", "store.strict"),
+        *("store.providers",),
     ),
     (
         *("admission", "destination", "hours", "journal", "progress"),
