@@ -20,6 +20,7 @@ from .digests import checksum_text, multipart_etag, new_checksum, part_size_of, 
 from .disk import Disk
 from .errors import (
     DigestMismatchError,
+    NccidFetchError,
     NotSupportedError,
     ObjectError,
     Reason,
@@ -85,8 +86,9 @@ async def _has_parts(
     =====================================  =======================================================================
     says the sizes of parts, and they fit  proved
     says each part's, and they do not fit  a mismatch
-    knows no parts, or denies them         the usual sizes prove it, or leave it unproved: they are guesses
-    is in trouble                          the same, but where they leave it unproved, it is asked again
+    knows no parts                         the usual sizes prove it, or leave it unproved: they are guesses
+    denies them, or is in trouble          the same, but where they leave it unproved, that is raised: a denial may come of
+                                           credentials that have expired, and settles nothing about the body
     =====================================  =======================================================================
 
     Raises:
@@ -96,7 +98,7 @@ async def _has_parts(
     if remote.etag.parts is None:
         return False
 
-    trouble: TransientError | None = None
+    trouble: NccidFetchError | None = None
     try:
         if await _has_known_parts(remote, chunks, reference, disk):
             return True
@@ -109,6 +111,7 @@ async def _has_parts(
     except ObjectError as error:
         if error.reason is not Reason.DENIED:
             raise
+        trouble = error
     if await _has_usual_parts(remote, chunks, disk):
         return True
     if trouble is not None:

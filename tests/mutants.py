@@ -2013,7 +2013,7 @@ GUARDS = (
         "test_intermediaries.py::test_where_libcurl_gets_nothing_auto_reads_by_the_other_client_and_fast_ends_with_5",
     ),
     Guard(
-        "providers: whatever one raises is a reason",
+        "providers: all that one raises is a reason",
         "store/providers.py",
         "except Exception as error:  # noqa: BLE001 - all that a provider raises is a reason.",
         "except ValueError as error:",
@@ -2055,7 +2055,7 @@ GUARDS = (
         "test_providers.py::test_every_provider_gives_credentials_in_one_go",
     ),
     Guard(
-        "providers: STS proves its name whatever the environment says",
+        "providers: STS proves its name in every environment",
         "store/providers.py",
         'options["verify"] = get_cert_path(certificates_of(self) or True)',
         "pass",
@@ -2104,7 +2104,7 @@ GUARDS = (
         "test_providers.py::test_a_key_that_cannot_be_sent_is_named_and_not_shown",
     ),
     Guard(
-        "providers: a renewal that fails matters to nobody before the credentials end",
+        "providers: a renewal that fails matters to no request before the credentials end",
         "store/session.py",
         "with suppress(CredentialsError):",
         "with suppress(KeyError):",
@@ -2362,6 +2362,13 @@ GUARDS = (
         " and _TEXT.fullmatch(part_of(key, group)) is not None",
         "",
         "test_planfile.py::test_a_bad_line_is_named_by_its_number",
+    ),
+    Guard(
+        "parts that are denied: no body is taken by its size for it",
+        "proof.py",
+        "            raise\n        trouble = error\n",
+        "            raise\n",
+        "test_proof.py::test_a_denial_of_parts_of_an_unusual_size_is_no_reason_to_take_a_body_by_its_size",
     ),
 )
 

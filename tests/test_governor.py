@@ -80,7 +80,7 @@ class World:
             return
 
     async def insist_on(self, met: NccidFetchError) -> None:
-        """Send one request, which meets this, whatever its turn costs."""
+        """Send one request, which meets this, and let its turn cost what it does."""
         self.meets = [met]
         with suppress(*HOLDS):
             await self.ask()
@@ -508,7 +508,7 @@ class Hold(World):
             await request.__aexit__(type(met) if met else None, met, None)
 
     async def read(self, outcome: bool | NccidFetchError) -> str:  # noqa: FBT001
-        """Let the lead read credentials anew; under way when the window closes, if that is why the run is held."""
+        """Let the lead read the credentials again; under way when the window closes, if that is why the run is held."""
         reading = asyncio.Event()
 
         async def renew() -> bool:

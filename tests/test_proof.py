@@ -417,7 +417,7 @@ def test_an_upload_of_one_part_needs_no_size(s3: ScriptedS3, dest: Path, transpo
 def test_a_file_that_no_usual_size_proves_is_fetched_again_and_the_old_one_set_aside(
     s3: ScriptedS3, dest: Path
 ) -> None:
-    without_parts(s3, NO_PARTS["denied"], [1 << 20, 1 << 20, 1 << 19])
+    without_parts(s3, NO_PARTS["not implemented"], [1 << 20, 1 << 20, 1 << 19])
     forget_bodies(s3, dest)
     changed = USUAL[:-1] + b"\0"
     files_of(dest)[KEY].write_bytes(changed)
@@ -428,8 +428,17 @@ def test_a_file_that_no_usual_size_proves_is_fetched_again_and_the_old_one_set_a
 
 @fault(137)
 def test_an_unusual_size_is_no_mismatch(s3: ScriptedS3, dest: Path) -> None:
-    without_parts(s3, NO_PARTS["denied"], [1_234_567, len(USUAL) - 1_234_567])
+    without_parts(s3, NO_PARTS["not implemented"], [1_234_567, len(USUAL) - 1_234_567])
     assert proof_of(fetch(s3, dest)) is VerifiedBy.SIZE
+
+
+@fault(38, 137)
+def test_a_denial_of_parts_of_an_unusual_size_is_no_reason_to_take_a_body_by_its_size(
+    s3: ScriptedS3, dest: Path
+) -> None:
+    """It may come of credentials that have expired: the answer to a HEAD does not say why."""
+    without_parts(s3, NO_PARTS["denied"], [1_234_567, len(USUAL) - 1_234_567])
+    assert fetch(s3, dest).reasons == {KEY: "denied"}
 
 
 @fault(137)

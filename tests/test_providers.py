@@ -53,7 +53,7 @@ def nobody_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     """A question would wait for an answer for ever."""
 
     def asked(*_: object, **__: object) -> str:
-        pytest.fail("somebody was asked for something")
+        pytest.fail("a person was asked for something")
 
     monkeypatch.setattr(getpass, "getpass", asked)
     monkeypatch.setattr(builtins, "input", asked)
