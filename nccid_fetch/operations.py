@@ -284,6 +284,7 @@ def _make_ready(destination: Destination, journal: Journal, settings: Settings, 
     try:
         destination.staging.clear()
         report.free = space_of(settings.dest)
+        notes = list(destination.notes())
     except OSError as error:
         raise destination_error(error, settings.dest) from error
     report(RoomFound(*report.free))
@@ -292,7 +293,7 @@ def _make_ready(destination: Destination, journal: Journal, settings: Settings, 
     report(DestinationOpened())
     if journal.remote is not None:
         report(RemoteFound(journal.remote))
-    for message in destination.notes():
+    for message in notes:
         report(PlaceNoted(message))
 
 
