@@ -34,6 +34,7 @@ def scrubbed_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pyte
     for name in list(os.environ):
         if name.startswith(_SCRUBBED) or name.lower() in _PROXIES:
             monkeypatch.delenv(name)
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # What ours print is buffered, as it is for users.
     home = tmp_path_factory.mktemp("home")
     for name, value in {
         "AWS_ACCESS_KEY_ID": "test",

@@ -2370,6 +2370,13 @@ GUARDS = (
         "            raise\n",
         "test_proof.py::test_a_denial_of_parts_of_an_unusual_size_is_no_reason_to_take_a_body_by_its_size",
     ),
+    Guard(
+        "exit code: that of a lost terminal is no 120",
+        "cli/main.py",
+        "    finally:\n        _let_go_of_a_lost_terminal()\n",
+        "    finally:\n        pass\n",
+        "test_screens.py::test_a_terminal_that_goes_away_ends_the_run_as_its_signal_does",
+    ),
 )
 
 

@@ -1,5 +1,6 @@
 """The door. What scripts ask most often is answered before anything is loaded."""
 
+import errno
 import gc
 import io
 import os
@@ -33,10 +34,25 @@ def main() -> None:
     outlive_questions()
     hear_of_cpu_time()
     save_memory()
-    with going_to(end_unbegun, ENDING), _limits_told():
-        from .commands import run  # noqa: PLC0415 - typer takes longer to load than all else here.
+    try:
+        with going_to(end_unbegun, ENDING), _limits_told():
+            from .commands import run  # noqa: PLC0415 - typer takes longer to load than all else here.
 
-        run(arguments)
+            run(arguments)
+    finally:
+        _let_go_of_a_lost_terminal()
+
+
+def _let_go_of_a_lost_terminal() -> None:
+    """Drop what a terminal that is gone can no longer show. Python would try again at its end, and exit with 120."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except ValueError:
+            continue  # It is closed.
+        except OSError as error:
+            if error.errno == errno.EIO:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 @contextmanager
