@@ -54,7 +54,7 @@ Every client is a real process that talks to a server that lies on command (`tes
 loopback, signatures verified). What follows is what was on the disk afterwards, the exit code, and the time if it was a
 second or more. *Rerun* is the same command again, with the server honest; it is told where something was left to mend. **Bold**
 is what a user would not notice: a file under its final name that is not one whole version of its object, a success that is
-none, data in a place where nobody looks. Numbers that begin with F are those of the catalogue of faults, by which the tests about them
+none, data in a place where no user looks. Numbers that begin with F are those of the catalogue of faults, by which the tests about them
 are called.
 
 A client that had not ended after {seconds:g} s was stopped, whether it hung or was only patient. To keep it short, all were told
